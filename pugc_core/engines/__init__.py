@@ -1,0 +1,89 @@
+"""Ways to ask a model. One file per engine; `open_engine` is the only place that knows them all."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from types import TracebackType
+from typing import NamedTuple
+
+from pugc_core.engines.base import Engine
+from pugc_core.errors import MissingDependency
+from pugc_core.models import ModelSpec
+
+__all__ = ["EngineHost", "Selection", "open_engine", "select"]
+
+
+class Selection(NamedTuple):
+    """An engine's name and why it was taken."""
+
+    name: str
+    reason: str
+
+
+def _installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
+def select(spec: ModelSpec) -> Selection:
+    """The engine that a model will be run with. Raises MissingDependency with the command that installs one."""
+    if spec.engine != "auto":
+        return Selection(spec.engine, "named in the recipe")
+    if spec.base_urls:
+        return Selection("endpoint", "the recipe gives base_urls")
+    if _installed("vllm"):
+        return Selection("vllm", "auto: vllm is installed")
+    if _installed("transformers") and _installed("torch"):
+        return Selection("transformers", "auto: vllm is not installed, transformers is")
+    raise MissingDependency(
+        f"no engine for model {spec.id}: neither vllm nor transformers is installed",
+        fix='pip install "pugc[cpu]" on a machine without a GPU, "pugc[gpu]" on one with, or set base_urls',
+    )
+
+
+def open_engine(spec: ModelSpec) -> Engine:
+    """A ready engine for the model. Local models run in a process of their own, whose end frees their memory."""
+    name = select(spec).name
+    if name == "scripted":
+        from pugc_core.engines.scripted import ScriptedEngine
+
+        return ScriptedEngine(**spec.options)
+    if name == "endpoint":
+        from pugc_core.engines.endpoint import EndpointEngine
+
+        key = os.environ.get(spec.api_key_env)
+        return EndpointEngine(model=spec.id, base_urls=spec.base_urls, api_key=key, **spec.options)
+    from pugc_core.engines.worker import WorkerEngine
+
+    return WorkerEngine(spec, name)
+
+
+class EngineHost:
+    """Holds one engine at a time: roles that share a model share its engine, another model takes its place.
+
+    One GPU holds one model; a stage that needs the next one gets it when the last has left.
+    """
+
+    def __init__(self) -> None:
+        self._spec: ModelSpec | None = None
+        self._engine: Engine | None = None
+
+    def __enter__(self) -> EngineHost:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def engine(self, spec: ModelSpec) -> Engine:
+        if self._engine is None or self._spec != spec:
+            self.close()
+            self._engine, self._spec = open_engine(spec), spec
+        return self._engine
+
+    def close(self) -> None:
+        """Let the engine go, and its memory with it."""
+        engine, self._engine, self._spec = self._engine, None, None
+        if engine is not None:
+            engine.close()

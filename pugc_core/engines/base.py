@@ -1,0 +1,148 @@
+"""The one seam between the method and the models: requests in, generations out, in completion order.
+
+An engine is one small method. `requests` may be endless and may depend on what was answered before (extra votes), so
+it is pulled as there is room and may yield None for "nothing to ask just now". An engine with work in hand goes on
+with it and asks again; an engine with none yields None itself, which gives its caller the turn. `serve` is that loop,
+shared by all engines.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from pydantic import Field, model_validator
+
+from pugc_core.config import Config
+from pugc_core.prompts.base import Message
+
+
+class Sampling(Config):
+    """How one answer is drawn. Part of the ledger key; fields at their default do not enter it, so that a field
+    added later leaves every old key valid."""
+
+    temperature: float = Field(1.0, ge=0)
+    """0 is greedy."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    max_tokens: int = Field(512, gt=0)
+    """Longest answer, in the model's own tokens."""
+    repetition_penalty: float = Field(1.0, gt=0)
+    stop: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
+    """When set, the answer is exactly one of these strings; the engine enforces it."""
+    regex: str = ""
+    """When set, the whole answer matches this pattern; the engine enforces it."""
+
+    @model_validator(mode="after")
+    def _one_constraint(self) -> Sampling:
+        if self.choices and self.regex:
+            raise ValueError("choices and regex exclude each other")
+        return self
+
+    @functools.cached_property
+    def canonical(self) -> str:
+        """JSON of the fields that differ from their defaults, the form that is hashed."""
+        return json.dumps(self.model_dump(exclude_defaults=True, mode="json"), sort_keys=True, separators=(",", ":"))
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt and the draws wanted from it; draws of a prompt share its prefill when asked for together."""
+
+    model: str
+    """Identity of the model, "id@revision": what the ledger files the answer under."""
+    messages: tuple[Message, ...]
+    sampling: Sampling
+    draws: tuple[int, ...] = (0,)
+
+    @functools.cached_property
+    def digest(self) -> bytes:
+        """sha256 over everything but the draw number (32 bytes)."""
+        parts = [self.model, self.sampling.canonical, *(part for message in self.messages for part in message)]
+        return hashlib.sha256("\x1f".join(f"{len(p)}:{p}" for p in parts).encode()).digest()
+
+    def key(self, draw: int) -> bytes:
+        """Ledger key of one draw (32 bytes): sha256(model, messages, sampling, draw)."""
+        return hashlib.sha256(self.digest + draw.to_bytes(4, "big")).digest()
+
+    def seed(self, draw: int) -> int:
+        """Seed of one draw. Consecutive draws have consecutive seeds, as vLLM gives the n outputs of a request."""
+        return int.from_bytes(self.digest[:4], "big") // 2 + draw
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One answer, raw, as the ledger stores it."""
+
+    key: bytes
+    text: str
+    finish_reason: str
+    """"stop", "length", or what the engine said."""
+    prompt_tokens: int
+    completion_tokens: int
+    seed: int
+    engine: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The engine will not answer this request, whatever the draw; never stored, since other settings may allow it."""
+
+    request: Request
+    reason: str
+    """A drop reason such as "prompt_too_long"."""
+
+
+Answer = Generation | Refusal
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Anything that answers requests. One Generation per draw, or one Refusal per request."""
+
+    name: str
+    """Engine and version, for the record: "vllm 0.32.0"."""
+
+    def generate(self, requests: Iterable[Request | None]) -> Iterator[Answer | None]: ...
+
+    def close(self) -> None: ...
+
+
+def serve(
+    requests: Iterable[Request | None],
+    *,
+    capacity: int,
+    add: Callable[[Request], Refusal | None],
+    step: Callable[[], Iterable[tuple[int, list[Generation]]]],
+) -> Iterator[Answer | None]:
+    """The intake loop of an engine that works in steps.
+
+    `add` takes a request in or refuses it at once. `step` does a piece of work and reports what came of it: pairs of
+    (how many requests this completed, their generations). `capacity` bounds the requests in hand.
+    """
+    source = iter(requests)
+    in_hand, more = 0, True
+    while more or in_hand:
+        while more and in_hand < capacity:
+            try:
+                request = next(source)
+            except StopIteration:
+                more = False
+                break
+            if request is None:
+                break
+            refusal = add(request)
+            if refusal is None:
+                in_hand += 1
+            else:
+                yield refusal
+        if in_hand:
+            for completed, generations in step():
+                in_hand -= completed
+                yield from generations
+        elif more:
+            yield None

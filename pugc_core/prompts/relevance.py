@@ -1,0 +1,42 @@
+"""Whether the post really answers the instruction (paper section 3.1, the instruction filter).
+
+Contract: exactly True or False, enforced by the engine. Anything else is no verdict: dropped as `unparsable`.
+"""
+
+from __future__ import annotations
+
+from pugc_core.prompts.base import Prompt
+
+PARSER_VERSION = 1
+SLOTS = ("ugc", "instruction")
+MARKERS = ("###Context", "###Question", "###Task Instruction")
+CHOICES = ("True", "False")
+
+WORDINGS = {
+    "default": Prompt(
+        user="""###Context
+{ugc}
+###Question
+{instruction}
+###Task Instruction
+Decide whether the context holds information that answers the question: correct, thorough and insightful information, not just the \
+same topic. Answer with the single word True or False, with no other characters and no formatting.""",
+        slots=SLOTS,
+        markers=MARKERS,
+    ),
+    "short": Prompt(
+        user="""###Context
+{ugc}
+###Question
+{instruction}
+###Task Instruction
+Does the context answer the question? True or False.""",
+        slots=SLOTS,
+        markers=MARKERS,
+    ),
+}
+
+
+def parse(answer: str) -> bool | None:
+    """True, False, or None when the answer is neither word."""
+    return {"true": True, "false": False}.get(answer.replace("</s>", "").strip().strip(".").lower())

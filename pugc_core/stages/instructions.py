@@ -1,0 +1,98 @@
+"""Instructions: the question a reader would have asked to get this post as the answer (paper 3.1)."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import polars as pl
+from pydantic import Field
+
+from pugc_core import records
+from pugc_core.config import Config, digest
+from pugc_core.engines.base import Request, Sampling
+from pugc_core.prompts import base as prompts
+from pugc_core.prompts import instructions as contract
+from pugc_core.records import Table, make_id
+from pugc_core.stages.base import Build
+
+
+class InstructionsConfig(Config):
+    prompt: str = "default"
+    """A bundled wording or the path of a prompt file with the slots {example} and {ugc}."""
+    examples: tuple[str, ...] = Field(contract.EXAMPLES, min_length=1)
+    """One of these is shown with each post, picked by the post's id."""
+    per_post: int = Field(1, ge=1)
+    """Instructions drawn for each post."""
+    max_chars: int = Field(1000, ge=1)
+    """Longer ones are dropped as `too_long`."""
+    sampling: Sampling = Sampling(temperature=0.7, top_p=0.9, max_tokens=256)
+
+
+@dataclass(frozen=True)
+class Instructions:
+    config: InstructionsConfig
+    model: str
+
+    name = "instructions"
+    role = "instructor"
+    table: Table = records.INSTRUCTIONS
+    inputs = ("ugc", "quality")
+
+    @functools.cached_property
+    def prompt(self) -> prompts.Prompt:
+        return prompts.load(self.config.prompt, contract.WORDINGS, slots=contract.SLOTS, markers=contract.MARKERS)
+
+    @property
+    def fingerprint(self) -> Mapping[str, str]:
+        return {
+            "version": "1",
+            "prompt": self.prompt.fingerprint,
+            "examples": digest(self.config.examples),
+            "parser": str(contract.PARSER_VERSION),
+            "model": self.model,
+            "sampling": digest(self.config.sampling.canonical),
+            "limits": digest([self.config.per_post, self.config.max_chars]),
+        }
+
+    def build(self, shard: str, inputs: Mapping[str, pl.DataFrame]) -> Build:
+        wording = self.prompt
+        good = inputs["quality"].filter(pl.col("keep")).select("ugc_id")
+        posts = inputs["ugc"].filter(pl.col("keep")).join(good, on="ugc_id", maintain_order="left")
+        draws = tuple(range(self.config.per_post))
+        asked = []
+        for ugc_id, text in posts.select("ugc_id", "text").iter_rows():
+            example = self.config.examples[int(ugc_id, 16) % len(self.config.examples)]
+            messages = wording.render({"example": example, "ugc": text})
+            asked.append((ugc_id, Request(self.model, messages, self.config.sampling, draws)))
+        answers = yield [request for _, request in asked]
+        rows = []
+        for ugc_id, request in asked:
+            seen: set[str] = set()
+            texts = [contract.parse(g.text) for g in answers.of(request)]
+            for draw in draws:
+                text = texts[draw] if texts else None
+                reason = self._judge(text, seen) if text is not None else answers.refused(request)
+                seen.add((text or "").lower())
+                rows.append(
+                    {
+                        # Dropped twins share the text, so the draw sets their ids apart.
+                        "instruction_id": make_id("instruction", ugc_id, text, *([draw] if reason else [])),
+                        "ugc_id": ugc_id,
+                        "draw": draw,
+                        "instruction": text,
+                        "keep": reason is None,
+                        "drop_reason": reason,
+                    }
+                )
+        return self.table.frame(rows)
+
+    def _judge(self, text: str, seen: set[str]) -> str | None:
+        if not text:
+            return "empty"
+        if len(text) > self.config.max_chars:
+            return "too_long"
+        if contract.refers_to_context(text):
+            return "refers_to_context"
+        return "duplicate" if text.lower() in seen else None

@@ -1,0 +1,95 @@
+"""Responses: K answers to every instruction, sampled from the policy that is to be trained (paper 3.2)."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import polars as pl
+from pydantic import Field
+
+from pugc_core import records
+from pugc_core.config import Config, digest
+from pugc_core.engines.base import Request, Sampling
+from pugc_core.prompts import base as prompts
+from pugc_core.prompts import responses as contract
+from pugc_core.records import Table, make_id
+from pugc_core.stages.base import Build
+
+
+class ResponsesConfig(Config):
+    prompt: str = "default"
+    """A bundled wording or the path of a prompt file with the slot {instruction}."""
+    k: int = Field(5, ge=2)
+    """Answers per instruction. Not in the paper's text; 5 stands in the name of its published data file."""
+    drop_unfinished: bool = False
+    """Whether answers cut off by max_tokens are dropped as `unfinished` or judged as they are."""
+    sampling: Sampling = Sampling(temperature=0.8, top_p=0.95, max_tokens=2048)
+
+
+@dataclass(frozen=True)
+class Responses:
+    config: ResponsesConfig
+    model: str
+
+    name = "responses"
+    role = "policy"
+    table: Table = records.RESPONSES
+    inputs = ("instructions", "relevance")
+
+    @functools.cached_property
+    def prompt(self) -> prompts.Prompt:
+        return prompts.load(self.config.prompt, contract.WORDINGS, slots=contract.SLOTS)
+
+    @property
+    def fingerprint(self) -> Mapping[str, str]:
+        return {
+            "version": "1",
+            "prompt": self.prompt.fingerprint,
+            "parser": str(contract.PARSER_VERSION),
+            "model": self.model,
+            "sampling": digest(self.config.sampling.canonical),
+            "limits": digest([self.config.k, self.config.drop_unfinished]),
+        }
+
+    def build(self, shard: str, inputs: Mapping[str, pl.DataFrame]) -> Build:
+        wording = self.prompt
+        relevant = inputs["relevance"].filter(pl.col("keep")).select("instruction_id")
+        kept = inputs["instructions"].filter(pl.col("keep"))
+        kept = kept.join(relevant, on="instruction_id", maintain_order="left")
+        draws = tuple(range(self.config.k))
+        asked = [
+            (
+                instruction_id,
+                Request(self.model, wording.render({"instruction": text}), self.config.sampling, draws),
+            )
+            for instruction_id, text in kept.select("instruction_id", "instruction").iter_rows()
+        ]
+        answers = yield [request for _, request in asked]
+        rows = []
+        for instruction_id, request in asked:
+            generations = answers.of(request)
+            for draw in draws:
+                generation = generations[draw] if generations else None
+                text = contract.parse(generation.text) if generation else None
+                finish = generation.finish_reason if generation else answers.refused(request)
+                if text is None:
+                    reason = finish
+                elif not text:
+                    reason = "empty"
+                else:
+                    reason = "unfinished" if self.config.drop_unfinished and finish == "length" else None
+                rows.append(
+                    {
+                        "response_id": make_id("response", instruction_id, draw, text),
+                        "instruction_id": instruction_id,
+                        "draw": draw,
+                        "text": text,
+                        "n_tokens": generation.completion_tokens if generation else None,
+                        "finish_reason": finish,
+                        "keep": reason is None,
+                        "drop_reason": reason,
+                    }
+                )
+        return self.table.frame(rows)

@@ -1,0 +1,149 @@
+"""Rewards: N votes of a judge on every response, with the post as reference document (paper 3.3).
+
+A vote that does not parse is missing, never a number. For each missing one a further draw is made, up to
+`max_draws`, so that N valid votes are reached where the judge can be understood at all.
+"""
+
+from __future__ import annotations
+
+import functools
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import polars as pl
+from pydantic import Field, model_validator
+
+from pugc_core import records
+from pugc_core.config import Config, digest
+from pugc_core.engines.base import Request, Sampling
+from pugc_core.prompts import base as prompts
+from pugc_core.prompts import rewards as contract
+from pugc_core.records import Table
+from pugc_core.stages.base import Build
+
+
+class RewardsConfig(Config):
+    prompt: str = "default"
+    """`default` (reference document, the paper's reading), `prometheus` (reference answer worth 5), `short`, or the
+    path of a prompt file with the slots {instruction}, {response} and {ugc}."""
+    n: int = Field(8, ge=1)
+    """Valid votes wanted per response (paper: N = 8)."""
+    max_draws: int = Field(16, ge=1)
+    """Most draws per response while votes do not parse."""
+    min_valid: int = Field(1, ge=1)
+    """Responses with fewer valid votes are dropped as `too_few_votes`."""
+    aggregate: Literal["mean", "median", "majority"] = "mean"
+    """How votes become a reward. The paper does not say; the mean is our reading of its figure 7."""
+    sampling: Sampling = Sampling(temperature=1.0, top_p=0.9, max_tokens=1024, repetition_penalty=1.03)
+
+    @model_validator(mode="after")
+    def _bounds(self) -> RewardsConfig:
+        if self.max_draws < self.n:
+            raise ValueError(f"max_draws ({self.max_draws}) is below n ({self.n})")
+        if self.min_valid > self.n:
+            raise ValueError(f"min_valid ({self.min_valid}) is above n ({self.n})")
+        return self
+
+
+def majority(votes: Sequence[int]) -> float:
+    """The commonest vote; of equally common ones the lowest, so that a tie flatters nobody."""
+    return float(min(set(votes), key=lambda v: (-votes.count(v), v)))
+
+
+AGGREGATES: Mapping[str, Callable[[Sequence[int]], float]] = {
+    "mean": statistics.fmean,
+    "median": lambda votes: float(statistics.median(votes)),
+    "majority": majority,
+}
+
+
+@dataclass
+class _Ballot:
+    """The draws made for one response so far."""
+
+    row: Mapping[str, Any]
+    messages: tuple[prompts.Message, ...]
+    votes: list[dict[str, Any]]
+    refused: str | None = None
+
+    @property
+    def valid(self) -> list[int]:
+        return [v["score"] for v in self.votes if v["score"] is not None]
+
+
+@dataclass(frozen=True)
+class Rewards:
+    config: RewardsConfig
+    model: str
+
+    name = "rewards"
+    role = "reward_judge"
+    table: Table = records.REWARDS
+    inputs = ("ugc", "instructions", "responses")
+
+    @functools.cached_property
+    def prompt(self) -> prompts.Prompt:
+        return prompts.load(self.config.prompt, contract.WORDINGS, slots=contract.SLOTS, markers=contract.MARKERS)
+
+    @property
+    def fingerprint(self) -> Mapping[str, str]:
+        return {
+            "version": "1",
+            "prompt": self.prompt.fingerprint,
+            "parser": str(contract.PARSER_VERSION),
+            "model": self.model,
+            "sampling": digest(self.config.sampling.canonical),
+            "votes": digest([self.config.n, self.config.max_draws, self.config.min_valid]),
+            "aggregate": self.config.aggregate,
+        }
+
+    def build(self, shard: str, inputs: Mapping[str, pl.DataFrame]) -> Build:
+        ballots = self._ballots(inputs)
+        n, limit = self.config.n, self.config.max_draws
+        open_ballots = ballots
+        while open_ballots:
+            asked = [
+                (b, self._request(b, len(b.votes), min(n - len(b.valid), limit - len(b.votes)))) for b in open_ballots
+            ]
+            answers = yield [request for _, request in asked]
+            for ballot, request in asked:
+                ballot.refused = answers.refused(request)
+                ballot.votes.extend(
+                    {"draw": draw, "score": contract.parse(g.text), "feedback": g.text}
+                    for draw, g in zip(request.draws, answers.of(request), strict=False)
+                )
+            open_ballots = [b for b in open_ballots if not b.refused and len(b.valid) < n and len(b.votes) < limit]
+        return self.table.frame(self._count(ballot) for ballot in ballots)
+
+    def _ballots(self, inputs: Mapping[str, pl.DataFrame]) -> list[_Ballot]:
+        wording = self.prompt
+        posts = inputs["ugc"].filter(pl.col("keep")).select("ugc_id", ugc="text")
+        instructions = inputs["instructions"].filter(pl.col("keep")).select("instruction_id", "ugc_id", "instruction")
+        judged = (
+            inputs["responses"]
+            .filter(pl.col("keep"))
+            .select("response_id", "instruction_id", response="text")
+            .join(instructions, on="instruction_id", maintain_order="left")
+            .join(posts, on="ugc_id", maintain_order="left")
+        )
+        return [_Ballot(row, wording.render(row), []) for row in judged.iter_rows(named=True)]
+
+    def _request(self, ballot: _Ballot, first: int, count: int) -> Request:
+        return Request(self.model, ballot.messages, self.config.sampling, tuple(range(first, first + count)))
+
+    def _count(self, ballot: _Ballot) -> dict[str, Any]:
+        votes = ballot.valid[: self.config.n]
+        enough = len(votes) >= self.config.min_valid
+        reason = None if enough else ballot.refused or "too_few_votes"
+        return {
+            "response_id": ballot.row["response_id"],
+            "instruction_id": ballot.row["instruction_id"],
+            "votes": ballot.votes,
+            "n_valid": len(votes),
+            "reward": AGGREGATES[self.config.aggregate](votes) if enough else None,
+            "spread": statistics.pstdev(votes) if votes else None,
+            "keep": enough,
+            "drop_reason": reason,
+        }

@@ -1,0 +1,107 @@
+"""Bytes on any fsspec path: local folders, s3://, gs://, memory://. Whole files only, visible at once or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import uuid
+from pathlib import Path
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from pugc_core.errors import StorageError
+
+
+def join(root: str, *parts: str) -> str:
+    """`root/parts...`, for URLs and local paths alike."""
+    return "/".join((root.rstrip("/"), *parts))
+
+
+def filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The file system of a path and the path within it. Credentials come from the environment, as fsspec reads them."""
+    try:
+        fs, inner = fsspec.core.url_to_fs(path)
+    except ImportError as err:
+        raise StorageError(f"no driver for {path}: {err}", fix="pip install s3fs (or gcsfs, adlfs ...)") from err
+    return fs, inner
+
+
+def write(path: str, data: bytes) -> None:
+    """Write a whole file atomically: local files by temporary name, fsync and rename; object stores by one put.
+
+    Raises StorageError naming the file, with the fix, when the disk is full or the place cannot be written.
+    """
+    fs, inner = filesystem(path)
+    try:
+        if isinstance(fs, LocalFileSystem):
+            _write_local(Path(inner), data)
+        else:
+            fs.pipe_file(inner, data)
+    except OSError as err:
+        raise StorageError(f"cannot write {path}: {err.strerror or err}", fix=_advice(err)) from err
+
+
+def _write_local(target: Path, data: bytes) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
+    try:
+        with temporary.open("wb") as handle:
+            handle.write(data)
+            handle.flush()
+            os.fsync(handle.fileno())
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _advice(err: OSError) -> str:
+    if err.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "free disk space and run the same command again; what is written so far is kept"
+    if err.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "make the folder writable, or set PUGC_DATA to another place"
+    return "check the path and its permissions"
+
+
+def read(path: str) -> bytes:
+    """The whole file. Raises FileNotFoundError when there is none."""
+    fs, inner = filesystem(path)
+    return bytes(fs.cat_file(inner))
+
+
+def exists(path: str) -> bool:
+    fs, inner = filesystem(path)
+    return bool(fs.exists(inner))
+
+
+def delete(path: str) -> None:
+    """Remove a file if it is there."""
+    fs, inner = filesystem(path)
+    try:
+        fs.rm_file(inner)
+    except FileNotFoundError:
+        pass
+
+
+def names(folder: str, suffix: str = "") -> list[str]:
+    """Names of the files directly in a folder that end in `suffix`, sorted; empty when there is no such folder."""
+    fs, inner = filesystem(folder)
+    fs.invalidate_cache(inner)
+    try:
+        entries = fs.ls(inner, detail=True)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    found = (e["name"].rstrip("/").rsplit("/", 1)[-1] for e in entries if e["type"] == "file")
+    return sorted(name for name in found if name.endswith(suffix) and not name.startswith("."))
+
+
+def folders(folder: str) -> list[str]:
+    """Names of the folders directly in a folder, sorted."""
+    fs, inner = filesystem(folder)
+    fs.invalidate_cache(inner)
+    try:
+        entries = fs.ls(inner, detail=True)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(e["name"].rstrip("/").rsplit("/", 1)[-1] for e in entries if e["type"] == "directory")

@@ -1,0 +1,155 @@
+"""Stage tables on disk: one zstd Parquet file per recipe, stage and shard, whose footer says what it was made from.
+
+The footer carries the fingerprint of what shaped the table, the content hashes of its inputs, its own content hash,
+and its counts. Everything about a table but its rows is read from there, without touching the rows, and no clock
+enters it: the same inputs and answers give the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pugc_core import storage
+from pugc_core.errors import StorageError
+from pugc_core.records import TABLES, Counts, Table
+
+_FOOTER_KEY = b"pugc"
+
+
+@dataclass(frozen=True)
+class Footer:
+    """What a table says about itself."""
+
+    stage: str
+    shard: str
+    fingerprint: Mapping[str, str]
+    inputs: Mapping[str, str]
+    """Content hash by input table (for `ugc`: of the source file)."""
+    content: str
+    """Hash of the rows, independent of how they are laid out in the file."""
+    rows_in: int
+    kept: int
+    dropped: Mapping[str, int]
+
+    @property
+    def counts(self) -> Counts:
+        return Counts(self.rows_in, self.kept, dict(self.dropped))
+
+    def made_from(self, fingerprint: Mapping[str, str], inputs: Mapping[str, str]) -> bool:
+        """Whether the table is what these would give again."""
+        return dict(self.fingerprint) == dict(fingerprint) and dict(self.inputs) == dict(inputs)
+
+
+def make_footer(
+    frame: pl.DataFrame, stage: str, shard: str, fingerprint: Mapping[str, str], inputs: Mapping[str, str]
+) -> Footer:
+    """The footer of a new table. Raises StorageError when the frame breaks the stage's schema."""
+    table = TABLES[stage]
+    table.check(frame)
+    rows_in, kept, dropped = table.count(frame)
+    return Footer(stage, shard, dict(fingerprint), dict(inputs), content_hash(frame), rows_in, kept, dropped)
+
+
+def content_hash(frame: pl.DataFrame) -> str:
+    """Sixteen hex digits over column names and values, row by row."""
+    return hashlib.sha256(frame.write_ndjson().encode()).hexdigest()[:16]
+
+
+def file_hash(path: str) -> str:
+    """Sixteen hex digits over a file's bytes. Raises FileNotFoundError."""
+    fs, inner = storage.filesystem(path)
+    digest = hashlib.sha256()
+    with fs.open(inner, "rb") as handle:
+        while block := handle.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Store:
+    """The tables of all recipes under one root (any fsspec path)."""
+
+    root: str
+
+    def path(self, recipe: str, stage: str, shard: str) -> str:
+        return storage.join(self.root, recipe, stage, f"{shard}.parquet")
+
+    def shards(self, recipe: str, stage: str) -> list[str]:
+        return [n.removesuffix(".parquet") for n in storage.names(storage.join(self.root, recipe, stage), ".parquet")]
+
+    def write(self, recipe: str, frame: pl.DataFrame, footer: Footer) -> None:
+        """Write a table whole, or not at all."""
+        arrow = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
+        arrow = arrow.replace_schema_metadata({_FOOTER_KEY: json.dumps(asdict(footer), sort_keys=True)})
+        buffer = io.BytesIO()
+        pq.write_table(arrow, buffer, compression="zstd")
+        storage.write(self.path(recipe, footer.stage, footer.shard), buffer.getvalue())
+
+    def footer(self, recipe: str, stage: str, shard: str) -> Footer | None:
+        """The footer of a table; None when there is no table."""
+        path = self.path(recipe, stage, shard)
+        fs, inner = storage.filesystem(path)
+        try:
+            with fs.open(inner, "rb") as handle:
+                metadata = pq.read_schema(handle).metadata or {}
+        except FileNotFoundError:
+            return None
+        except pa.ArrowException as err:
+            raise _unreadable(path, err) from err
+        if _FOOTER_KEY not in metadata:
+            raise _unreadable(path, "it has no PUGC footer")
+        return Footer(**json.loads(metadata[_FOOTER_KEY]))
+
+    def read(self, recipe: str, stage: str, shard: str) -> pl.DataFrame:
+        """The rows of a table. Raises StorageError when there is none or it is damaged."""
+        path = self.path(recipe, stage, shard)
+        try:
+            arrow = pq.read_table(io.BytesIO(storage.read(path)))
+        except FileNotFoundError:
+            raise StorageError(
+                f"no table {stage} for shard {shard} of recipe {recipe} ({path})",
+                fix=f"pugc run --recipe {recipe} --shard {shard} --to {stage}",
+            ) from None
+        except pa.ArrowException as err:
+            raise _unreadable(path, err) from err
+        return pl.DataFrame(arrow.replace_schema_metadata(None)).cast(dict(TABLES[stage].schema))  # type: ignore[arg-type]
+
+
+def _unreadable(path: str, why: object) -> StorageError:
+    return StorageError(
+        f"table {path} is not readable: {why}", fix="delete the file and run the stage again; it costs no calls"
+    )
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """One shard's table, read when its rows are asked for; its footer is always at hand."""
+
+    store: Store
+    recipe: str
+    stage: str
+    shard: str
+
+    @cached_property
+    def footer(self) -> Footer:
+        footer = self.store.footer(self.recipe, self.stage, self.shard)
+        if footer is None:
+            self.store.read(self.recipe, self.stage, self.shard)  # raises the error that says what to run
+            raise AssertionError("unreachable")
+        return footer
+
+    def frame(self) -> pl.DataFrame:
+        return self.store.read(self.recipe, self.stage, self.shard)
+
+    @property
+    def table(self) -> Table:
+        return TABLES[self.stage]

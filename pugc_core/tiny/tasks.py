@@ -1,0 +1,270 @@
+"""Training samples for every role, made by rule from real text and rendered with the pipeline's own prompts.
+
+What is asked in training is to the letter what the pipeline asks later: the short wordings of `pugc_core.prompts`.
+Comparing two texts is the hard part for so small a model, so the judge is taught to name key words of the reference and
+to say of each whether the response has it, before the score; sampled votes then look at different words and their
+mean says more than one vote.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from pugc_core.prompts import instructions, quality, relevance, responses, rewards
+from pugc_core.prompts.base import Message
+from pugc_core.tiny import phrases
+from pugc_core.tiny.corpus import Document
+from pugc_core.tiny.text import (
+    Salience,
+    content,
+    cut_off,
+    drop_words,
+    excerpt,
+    listed,
+    overlap,
+    sentences,
+    shuffle_sentences,
+    shuffle_words,
+)
+
+# Share of the samples per task; `plain` (general text) shrinks as training goes on, see `Tasks.sample`.
+MIXTURE = {"quality": 0.13, "instructions": 0.17, "relevance": 0.24, "responses": 0.16, "rewards": 0.30}
+PLAIN_FIRST, PLAIN_LAST = 0.25, 0.05
+LEVELS = (0.08, 0.25, 0.5, 0.8)  # overlap F1 from which a response earns 2, 3, 4, 5
+LONG_ANSWER = 90
+KINDS = ("copy", "part", "part", "mixed", "mixed", "thin", "thin", "thin", "foreign", "rest", "rest", "cut", "salad")
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One question to the model and the answer that it should give."""
+
+    messages: tuple[Message, ...]
+    answer: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What is learnt from in one piece: turns of one task, or plain text. `target` is the score or truth, if any."""
+
+    task: str
+    turns: tuple[Turn, ...] = ()
+    text: str = ""
+    target: float | None = None
+
+
+class Tasks:
+    """Makes samples from one side of the split. The same documents and generator give the same samples."""
+
+    def __init__(self, documents: Sequence[Document], salience: Salience, rng: random.Random) -> None:
+        self.rng = rng
+        self.salient = salience
+        self.all = [d for d in documents if len(d.text.split()) >= 12]
+        self.real = [d for d in self.all if d.kind in ("post", "passage", "answer")]
+        self.posts = [d for d in self.all if d.kind in ("post", "plain")]
+        self.asked = [d for d in self.real if d.question]
+        self.answered = [d for d in documents if d.answer and len(d.answer.split()) <= LONG_ANSWER]
+        self.makers: dict[str, Callable[[int], Sample | None]] = {
+            "plain": self.plain,
+            "quality": self.quality,
+            "instructions": self.instructions,
+            "relevance": self.relevance,
+            "responses": self.responses,
+            "rewards": self.rewards,
+        }
+
+    def sample(self, progress: float) -> Sample:
+        """A sample of a task drawn from the mixture; texts grow from about 40 words to 190 as `progress` goes to 1."""
+        plain = PLAIN_FIRST + (PLAIN_LAST - PLAIN_FIRST) * progress
+        names = ["plain", *MIXTURE]
+        shares = [plain, *(share * (1 - plain) for share in MIXTURE.values())]
+        return self.of(self.rng.choices(names, shares)[0], self.words(progress))
+
+    def words(self, progress: float) -> int:
+        """The length of the next text, short at first."""
+        return int(self.rng.uniform(20, 45 + 145 * min(1.0, 1.4 * progress)))
+
+    def of(self, task: str, words: int) -> Sample:
+        """A sample of this task; documents that do not serve are passed over."""
+        while True:
+            if made := self.makers[task](words):
+                return made
+
+    def _text(self, document: Document, words: int) -> str:
+        return excerpt(document.text, max(words, 16)) if len(document.text.split()) > words else document.text
+
+    def _other(self, document: Document) -> Document:
+        while True:
+            other = self.rng.choice(self.real)
+            if other.key != document.key:
+                return other
+
+    def _question(self, document: Document, text: str) -> str:
+        """The document's own question, or one made from key words of the text; empty when there are none."""
+        if document.question and self.rng.random() < 0.6:
+            return document.question
+        words = self.salient(text, 6)
+        if len(words) < 2:
+            return document.question
+        a, b = self.rng.sample(words[: self.rng.choice((3, 6))] if len(words) > 2 else words, 2)
+        if self.rng.random() < 0.4:
+            return self.rng.choice(phrases.ASK_ONE).format(a=a)
+        return self.rng.choice(phrases.ASK_TWO).format(a=a, b=b)
+
+    def plain(self, words: int) -> Sample | None:
+        parts = sentences(self.rng.choice(self.all).text)
+        start = self.rng.randrange(len(parts))
+        text = excerpt(" ".join(parts[start:]), 2 * words)
+        return Sample("plain", text=text) if text else None
+
+    def instructions(self, words: int) -> Sample | None:
+        document = self.rng.choice(self.real)
+        text = self._text(document, words)
+        question = self._question(document, text)
+        if not text or not question or instructions.refers_to_context(question):
+            return None
+        example = self.rng.choice(instructions.EXAMPLES)
+        messages = instructions.WORDINGS["short"].render({"example": example, "ugc": text})
+        return Sample("instructions", (Turn(messages, question),))
+
+    def relevance(self, words: int) -> Sample | None:
+        """Several questions on one text: the first as the pipeline asks it, the others as further turns, which makes
+        several verdicts for the price of reading the text once."""
+        document = self.rng.choice(self.asked if self.rng.random() < 0.7 else self.real)
+        text = self._text(document, words)
+        turns: list[Turn] = []
+        asked: set[str] = set()
+        for _ in range(self.rng.choice((1, 3, 5))):
+            truth = self.rng.random() < 0.5
+            source = document if truth else self._other(document)
+            question = self._question(source, text if truth else self._text(source, 100))
+            if not text or not question:
+                return None
+            messages = relevance.WORDINGS["short"].render({"ugc": text, "instruction": question})
+            if turns:
+                ask = messages[-1].content
+                messages = (Message("user", ask[ask.rindex("###Question") :]),)
+            if question not in asked:
+                turns.append(Turn(messages, str(truth)))
+            asked.add(question)
+        return Sample("relevance", tuple(turns), target=float(turns[0].answer == "True"))
+
+    def responses(self, words: int) -> Sample | None:
+        if self.rng.random() < 0.65 and self.answered:
+            document = self.rng.choice(self.answered)
+            question, answer = document.question, document.answer
+            if document.kind == "passage" and len(answer.split()) < 6:
+                return None
+        else:
+            document = self.rng.choice(self.real)
+            answer = excerpt(document.text, min(max(words, 25), 70))
+            question = self._question(document, answer)
+        if not question or not answer:
+            return None
+        return Sample("responses", (Turn(responses.WORDINGS["default"].render({"instruction": question}), answer),))
+
+    def quality(self, words: int) -> Sample | None:
+        document = self.rng.choice(self.posts if self.rng.random() < 0.6 else self.real)
+        text = self._text(document, max(words, 30))
+        if len(text.split()) < 20:
+            return None
+        kind = "real" if self.rng.random() < 0.5 else self.rng.choice(tuple(phrases.BROKEN))
+        if kind == "real":
+            score = 5 if detail(text) >= DETAILED else 4
+            named = self.salient(text, 4)[: self.rng.choice((1, 2))] or ["it"]
+            reason = self.rng.choice(phrases.GOOD[score]).format(words=listed(named))
+        else:
+            text = self._damage(kind, text, document)
+            score, reasons = phrases.BROKEN[kind]
+            reason = self.rng.choice(reasons)
+        messages = quality.WORDINGS["short"].render({"ugc": text})
+        return Sample("quality", (Turn(messages, f"{reason}\nScore: {score}"),), target=score)
+
+    def _damage(self, kind: str, text: str, document: Document) -> str:
+        rng = self.rng
+        if kind == "shuffled":
+            return shuffle_words(text, rng)
+        if kind == "order":
+            return shuffle_sentences(text, rng)
+        if kind == "cut":
+            return cut_off(text, rng)
+        if kind == "repeated":
+            return " ".join([rng.choice(sentences(text))] * rng.randint(4, 8))
+        if kind == "mixed":
+            parts = sentences(text)[:4] + sentences(self._text(self._other(document), 80))[:4]
+            rng.shuffle(parts)
+            return " ".join(parts)
+        topic = (self.salient(text, 3) or ["it"])[0]
+        bank = phrases.VAGUE if kind == "vague" else phrases.ADVERT
+        chosen = rng.sample(bank, rng.randint(4, 9))
+        if rng.random() < 0.4:
+            chosen.insert(rng.randrange(len(chosen)), rng.choice(sentences(text)))
+        return " ".join(chosen).format_map(_Fill(t=topic, n=str(rng.randint(10, 90))))
+
+    def rewards(self, words: int) -> Sample | None:
+        document = self.rng.choice(self.real)
+        reference = self._text(document, min(words, 140))
+        if len(content(reference)) < 4 or not (question := self._question(document, reference)):
+            return None
+        wanted = self.rng.randint(1, 5)
+        for _ in range(12):
+            response, whole = self._response(document, reference)
+            score = judged(response, reference, whole)
+            if score == wanted:
+                break
+        values = {"instruction": question, "response": response, "ugc": reference}
+        messages = rewards.WORDINGS["short"].render(values)
+        return Sample("rewards", (Turn(messages, self._feedback(response, reference, score)),), target=score)
+
+    def _response(self, document: Document, reference: str) -> tuple[str, bool]:
+        """A response made by rule, and whether it is whole (neither cut off nor scrambled)."""
+        rng, parts = self.rng, sentences(reference)
+        foreign = sentences(self._text(self._other(document), 80)) or ["I do not know."]
+        kind = rng.choice(KINDS)
+        some = [p for p in parts if rng.random() < rng.uniform(0.2, 1.0)] or parts[:1]
+        if kind == "copy":
+            return reference, True
+        if kind == "part":
+            return " ".join(some), True
+        if kind == "mixed":
+            return " ".join([*some, *foreign[: rng.randint(1, 3)]]), True
+        if kind == "thin":
+            return drop_words(" ".join(some), rng.uniform(0.05, 0.6), rng) or parts[0], True
+        if kind == "foreign":
+            return document.answer if document.answer and rng.random() < 0.5 else " ".join(foreign[:4]), True
+        if kind == "rest":
+            later = sentences(document.text[len(reference) :])[: rng.randint(1, 4)]
+            return " ".join(later) or foreign[0], True
+        text = " ".join([*some, *foreign[:1]])
+        return (cut_off(text, rng) if kind == "cut" else shuffle_words(text, rng)), False
+
+    def _feedback(self, response: str, reference: str, score: int) -> str:
+        has = set(content(response))
+        named = self.salient(reference, 12)
+        checks = [f"{w} is {'covered' if w.lower() in has else 'missing'}" for w in self.rng.sample(named, min(3, len(named)))]
+        return f"Of the reference, {listed(checks)}. {self.rng.choice(phrases.VERDICT[score])} [RESULT] {score}"
+
+
+class _Fill(dict[str, str]):
+    """Slot values for text that may hold braces of its own."""
+
+    def __missing__(self, name: str) -> str:
+        return name
+
+
+DETAILED = 0.5
+
+
+def detail(text: str) -> float:
+    """How much is in a text, 0 to 1: its length, numbers and share of content words. A stand-in for quality."""
+    words = text.split()
+    numbers = sum(any(c.isdigit() for c in w) for w in words)
+    return min(1.0, len(words) / 200 + min(numbers, 5) / 20 + len(set(content(text))) / (3 * len(words)))
+
+
+def judged(response: str, reference: str, whole: bool) -> int:
+    """The score by rule: the share of the reference's content, one less where the response is broken."""
+    score = 1 + sum(overlap(response, reference) >= level for level in LEVELS)
+    return score if whole else max(1, score - 1)

@@ -1,0 +1,68 @@
+"""Parquet IO managers. A stage hands over a stream of shards; each is written the moment it arrives.
+
+The stream is why: an asset that returned a dict of tables would lose all of them to a crash in its last shard.
+"""
+
+from collections.abc import Iterator, Mapping
+
+import dagster as dg
+
+from pugc_core.dispatch import Calls
+from pugc_core.pipeline import Made
+from pugc_core.stages.dataset import ALL
+from pugc_core.tables import Footer, Loaded
+from pugc_core.workspace import Workspace
+
+
+class ShardStream:
+    """Shards being made, as an object: Dagster would take a bare generator's items for events."""
+
+    def __init__(self, made: Iterator[Made]) -> None:
+        self._made = made
+
+    def __iter__(self) -> Iterator[Made]:
+        return self._made
+
+
+class ShardTables(dg.ConfigurableIOManager):
+    """Writes the shards of a stream as `<root>/tables/<recipe>/<stage>/<shard>.parquet`, and hands tables over as a
+    mapping from shard to a table that is read when it is needed."""
+
+    workspace: dg.ResourceDependency[Workspace]
+
+    def handle_output(self, context: dg.OutputContext, obj: ShardStream) -> None:
+        recipe = _recipe(context)
+        for made in obj:
+            if made.frame is not None:
+                self.workspace.store.write(recipe, made.frame, made.footer)
+
+    def load_input(self, context: dg.InputContext) -> Mapping[str, Loaded]:
+        assert context.upstream_output is not None
+        recipe, stage = _recipe(context.upstream_output), context.asset_key.path[-1]
+        shards = context.asset_partition_keys if context.has_asset_partitions else [ALL]
+        return {shard: Loaded(self.workspace.store, recipe, stage, shard) for shard in shards}
+
+
+def _recipe(context: dg.OutputContext) -> str:
+    return str((context.definition_metadata or {})["pugc/recipe"])
+
+
+def table_metadata(path: str, footer: Footer, calls: Calls | None, reused: bool) -> dict[str, dg.MetadataValue | int]:
+    """What the web UI shows of a shard's table."""
+    metadata: dict[str, dg.MetadataValue | int] = {
+        "dagster/row_count": footer.rows_in,
+        "path": dg.MetadataValue.path(path),
+        "kept": footer.kept,
+        "dropped": footer.rows_in - footer.kept,
+        "drop_reasons": dg.MetadataValue.json(dict(footer.dropped)),
+        "content": footer.content,
+        "reused": dg.MetadataValue.bool(reused),
+    }
+    if calls is not None:
+        metadata |= {
+            "calls_made": calls.made,
+            "calls_from_ledger": calls.from_ledger,
+            "prompt_tokens": calls.prompt_tokens,
+            "completion_tokens": calls.completion_tokens,
+        }
+    return metadata

@@ -1,0 +1,33 @@
+"""The user's project: the folder with dagster.yaml, its data root, and its recipes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pugc_core.errors import RecipeError
+
+
+def root() -> Path:
+    """DAGSTER_HOME, or the nearest folder above with a dagster.yaml. Raises RecipeError when there is none."""
+    if home := os.environ.get("DAGSTER_HOME"):
+        return Path(home)
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "dagster.yaml").is_file():
+            return folder
+    raise RecipeError(
+        f"no dagster.yaml in {here} or above it", fix="run from the project's folder, or export DAGSTER_HOME=its path"
+    )
+
+
+def data_root() -> str:
+    """Where data lies: PUGC_DATA (a folder or an fsspec URL), or `data` in the project."""
+    return os.environ.get("PUGC_DATA") or str(root() / "data")
+
+
+def recipe_folders() -> list[Path]:
+    """Where the user's own recipes lie: PUGC_RECIPES, or `recipes` in the project; those of them that exist."""
+    folders = os.environ.get("PUGC_RECIPES", "").split(os.pathsep)
+    candidates = [Path(f) for f in folders if f] or [root() / "recipes"]
+    return [folder for folder in candidates if folder.is_dir()]

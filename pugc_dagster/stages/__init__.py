@@ -1,0 +1,1 @@
+"""One thin asset per stage; `base` holds what they share."""

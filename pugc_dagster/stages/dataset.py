@@ -1,0 +1,56 @@
+"""Asset `dataset`: one over all shards, and the files that trainers read."""
+
+from collections.abc import Iterator, Mapping
+
+import dagster as dg
+
+from pugc_core import exports
+from pugc_core.config import digest
+from pugc_core.pipeline import Inputs, Made
+from pugc_core.recipe import Recipe
+from pugc_core.stages.base import Stage
+from pugc_core.stages.dataset import ALL
+from pugc_core.summary import funnel
+from pugc_core.tables import Loaded
+from pugc_core.workspace import Workspace
+from pugc_dagster.io import ShardStream
+from pugc_dagster.stages.base import column_schema, key, stream
+
+SENTENCE = "The pairs of all shards as TRL reads them, split into train and test by post, with a dataset card."
+
+
+def assets(recipe: Recipe, stages: Mapping[str, Stage]) -> list[dg.AssetsDefinition]:
+    stage = stages["dataset"]
+
+    @dg.asset(
+        key=key(recipe, "dataset"),
+        ins={"pairs": dg.AssetIn(key=key(recipe, "pairs"))},
+        description=SENTENCE,
+        group_name=recipe.group,
+        code_version=digest(dict(stage.fingerprint)),
+        io_manager_key="tables",
+        required_resource_keys={"workspace", "ledger", "engines"},
+        kinds={"parquet", "huggingface"},
+        metadata={"pugc/recipe": recipe.name, "dagster/column_schema": column_schema("dataset")},
+    )
+    def dataset(context: dg.AssetExecutionContext, pairs: Mapping[str, Loaded]) -> ShardStream:
+        workspace: Workspace = context.resources.workspace
+        # A shard not yet made is no reason to wait: the data set is of what is there.
+        there = set(workspace.store.shards(recipe.name, "pairs"))
+        inputs = {"pairs": {shard: table for shard, table in pairs.items() if shard in there}}
+        return ShardStream(_write_files(context, recipe, stage, inputs))
+
+    return [dataset]
+
+
+def _write_files(context: dg.AssetExecutionContext, recipe: Recipe, stage: Stage, inputs: Inputs) -> Iterator[Made]:
+    workspace: Workspace = context.resources.workspace
+    for made in stream(context, recipe, stage, [ALL], inputs):
+        yield made
+        folder = workspace.dataset(recipe.name)
+        frame = workspace.store.read(recipe.name, "dataset", ALL)
+        shards = list(inputs["pairs"])
+        exports.write_dataset(
+            folder, frame, recipe=recipe.name, fingerprint=made.footer.content, funnel=funnel(workspace.store, recipe.name, shards)
+        )
+        context.add_asset_metadata({"folder": dg.MetadataValue.path(folder), "shards": len(shards)})

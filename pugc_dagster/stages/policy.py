@@ -1,0 +1,132 @@
+"""Assets `policy/<objective>`: the policy trained on the dataset, one per objective of the recipe."""
+
+import base64
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from pugc_core.config import digest
+from pugc_core.engines import EngineHost
+from pugc_core.errors import TrainingError
+from pugc_core.models import ModelSpec
+from pugc_core.progress import Reporter
+from pugc_core.recipe import Recipe
+from pugc_core.stages.base import Stage
+from pugc_core.stages.dataset import ALL
+from pugc_core.training import plot
+from pugc_core.training.run import run
+from pugc_core.training.summary import Summary
+from pugc_core.workspace import Workspace
+from pugc_dagster.stages.base import key
+
+SENTENCE = "The policy, trained by {objective} to prefer the chosen answers; an ordinary Hugging Face folder."
+LINEAGE = "lineage.json"
+
+
+def assets(recipe: Recipe, stages: Mapping[str, Stage]) -> list[dg.AssetsDefinition]:
+    return [_policy(recipe, objective) for objective in recipe.training.objectives]
+
+
+def _policy(recipe: Recipe, objective: str) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=key(recipe, "policy", objective),
+        deps=[key(recipe, "dataset")],
+        description=SENTENCE.format(objective=objective.upper()),
+        group_name=recipe.group,
+        code_version=digest(recipe.training.knobs(objective)),
+        required_resource_keys={"workspace", "engines"},
+        pool="gpu",
+        kinds={"pytorch", "huggingface"},
+    )
+    def policy(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
+        workspace: Workspace = context.resources.workspace
+        host: EngineHost = context.resources.engines
+        out = Path(workspace.policy(recipe.name, objective))
+        wanted = lineage(recipe, objective, workspace)
+        if _lineage_of(out) == wanted:
+            context.log.info("the policy is what this dataset and recipe would give again; nothing to train")
+            summary = Summary(**_record(out))
+            reused = True
+        else:
+            host.close()  # the models that made the data give the memory to the training
+            summary = _train(context, recipe, objective, workspace, out)
+            (out / LINEAGE).write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
+            reused = False
+        picture = base64.b64encode(plot.curves(summary.curve, objective)).decode()
+        return dg.MaterializeResult(
+            metadata={
+                "path": dg.MetadataValue.path(str(out)),
+                "curves": dg.MetadataValue.md(f"![loss, margin, accuracy](data:image/png;base64,{picture})"),
+                "steps": summary.steps,
+                "pairs": summary.n_train,
+                "dropped_too_long": summary.dropped_too_long,
+                "device": summary.device,
+                "seconds": summary.seconds,
+                **summary.final,
+                "reused": dg.MetadataValue.bool(reused),
+            },
+            data_version=dg.DataVersion(digest(wanted)),
+        )
+
+    return policy
+
+
+def lineage(recipe: Recipe, objective: str, workspace: Workspace) -> dict[str, Any]:
+    """What a policy is made from: when it is the same, the policy is."""
+    footer = workspace.store.footer(recipe.name, "dataset", ALL)
+    return {
+        "dataset": footer.content if footer else None,
+        "start": recipe.model("policy").identity,
+        "knobs": recipe.training.knobs(objective),
+    }
+
+
+def _train(
+    context: dg.AssetExecutionContext, recipe: Recipe, objective: str, workspace: Workspace, out: Path
+) -> Summary:
+    reporter = Reporter(f"{recipe.name} policy/{objective}", context.log.info, log_seconds=5)
+
+    def report(event: Mapping[str, Any]) -> None:
+        shown = ("loss", "margin", "accuracy")
+        note = " ".join(f"{name} {event[name]:.4g}" for name in shown if event.get(name) is not None)
+        reporter(int(event["step"]), int(event["total"]), note)
+
+    summary = run(
+        dataset=workspace.dataset(recipe.name),
+        start=start_of(recipe.model("policy")),
+        objective=objective,
+        config=recipe.training,
+        out=str(out),
+        report=report,
+    )
+    for note in summary.notes:
+        context.log.warning(note)
+    context.log.info(f"trained: {json.dumps({k: v for k, v in asdict(summary).items() if k != 'curve'})}")
+    return summary
+
+
+def start_of(model: ModelSpec) -> str:
+    """Where training starts. Raises TrainingError for a model that is not at hand as weights."""
+    if model.engine == "scripted":
+        raise TrainingError(
+            "the role policy is played by a script, which has no weights to train",
+            fix="pugc run --to dataset, or give the role policy a model",
+        )
+    return f"{model.location}@{model.revision}" if model.revision and not model.local else model.location
+
+
+def _lineage_of(folder: Path) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = json.loads((folder / LINEAGE).read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+    return found
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    record = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+    return {name: record[name] for name in Summary.__dataclass_fields__}

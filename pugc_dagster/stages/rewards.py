@@ -1,0 +1,17 @@
+"""Asset `rewards`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import dagster as dg
+
+from pugc_core.recipe import Recipe
+from pugc_core.stages.base import Stage
+from pugc_dagster.stages.base import stage_asset
+
+SENTENCE = "N votes of the reward judge on every response, with the post as reference; votes that do not parse are drawn again."
+
+
+def assets(recipe: Recipe, stages: Mapping[str, Stage]) -> list[dg.AssetsDefinition]:
+    return [stage_asset(recipe, stages["rewards"], SENTENCE, kinds=("vllm",))]
