@@ -82,16 +82,14 @@ with the post as reference; the best and the worst form a pair. Nobody labelled 
 """
 
 
-def export(frame: pl.DataFrame, path: Path) -> int:
-    """Write a frame as .jsonl, .parquet or .csv by the path's suffix (csv: nested columns as JSON). Returns its rows.
+SUFFIXES = (".jsonl", ".parquet")
 
-    Raises ValueError for another suffix.
-    """
+
+def export(frame: pl.DataFrame, path: Path) -> int:
+    """Write a frame as JSON lines or Parquet, by the path's suffix (one of SUFFIXES). Returns its rows."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".jsonl":
         frame.write_ndjson(path)
-    elif path.suffix == ".parquet":
-        frame.write_parquet(path, compression="zstd")
     else:
-        raise ValueError(f"cannot export to {path.name}: take .jsonl or .parquet")
+        frame.write_parquet(path, compression="zstd")
     return frame.height

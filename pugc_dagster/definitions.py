@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Sequence
 from types import ModuleType
@@ -69,8 +70,9 @@ def assets_of(recipe: Recipe) -> list[dg.AssetsDefinition]:
     return [asset for module in STAGES for asset in module.assets(recipe, stages)]
 
 
-@dg.definitions
-def defs() -> dg.Definitions:
+@functools.cache
+def loaded() -> dg.Definitions:
+    """The definitions of this process, made once."""
     workspace = WorkspaceResource()
     return dg.Definitions(
         assets=[asset for recipe in recipes() for asset in assets_of(recipe)],
@@ -83,3 +85,8 @@ def defs() -> dg.Definitions:
         # One process per run: light stages cost nothing, and models have processes of their own.
         executor=dg.in_process_executor,
     )
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    return loaded()

@@ -19,8 +19,8 @@ from pugc_core.prompts.base import Prompt
 from pugc_core.records import Table
 from pugc_core.stages.base import Build
 
-ALL = "all"
-"""The dataset has one table over all shards; this is its name where others have a shard's."""
+ALL = "_all"
+"""The dataset has one table over all shards; this stands where others have a shard's name, and is no shard's name."""
 
 
 class DatasetConfig(Config):

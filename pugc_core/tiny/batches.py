@@ -117,8 +117,9 @@ def chunk(tasks: Tasks, tokenizer: Any, packer: Packer, progress: float, samples
     """The next `samples` samples for this point of the training, as batches in random order."""
     rng = tasks.rng
     made = [tasks.sample(progress) for _ in range(samples)]
-    reads_along = 0.5 - 0.35 * progress
-    weights = [0.3 if s.task != "quality" and rng.random() < reads_along else 0.0 for s in made]
+    share = {"rewards": 0.9 - 0.7 * progress, "quality": 0.0}
+    reads_along = [rng.random() < share.get(s.task, 0.4 - 0.25 * progress) for s in made]
+    weights = [0.3 if yes else 0.0 for yes in reads_along]
     batches = packer.add(encode(made, tokenizer, weights))
     rng.shuffle(batches)
     return batches

@@ -31,7 +31,7 @@ from pugc_core.tiny.text import (
 
 # Share of the samples per task; `plain` (general text) shrinks as training goes on, see `Tasks.sample`.
 MIXTURE = {"quality": 0.13, "instructions": 0.17, "relevance": 0.24, "responses": 0.16, "rewards": 0.30}
-PLAIN_FIRST, PLAIN_LAST = 0.25, 0.05
+PLAIN_FIRST, PLAIN_LAST = 0.35, 0.05
 LEVELS = (0.08, 0.25, 0.5, 0.8)  # overlap F1 from which a response earns 2, 3, 4, 5
 LONG_ANSWER = 90
 KINDS = ("copy", "part", "part", "mixed", "mixed", "thin", "thin", "thin", "foreign", "rest", "rest", "cut", "salad")
@@ -61,6 +61,7 @@ class Tasks:
     def __init__(self, documents: Sequence[Document], salience: Salience, rng: random.Random) -> None:
         self.rng = rng
         self.salient = salience
+        self.repeats = 0.0  # share of plain texts that come twice in a row
         self.all = [d for d in documents if len(d.text.split()) >= 12]
         self.real = [d for d in self.all if d.kind in ("post", "passage", "answer")]
         self.posts = [d for d in self.all if d.kind in ("post", "plain")]
@@ -76,15 +77,16 @@ class Tasks:
         }
 
     def sample(self, progress: float) -> Sample:
-        """A sample of a task drawn from the mixture; texts grow from about 40 words to 190 as `progress` goes to 1."""
+        """A sample of a task drawn from the mixture, as hard as the `progress` of the training (0 to 1) allows."""
+        self.repeats = max(0.0, 0.7 - 2 * progress)  # copying comes before comparing
         plain = PLAIN_FIRST + (PLAIN_LAST - PLAIN_FIRST) * progress
         names = ["plain", *MIXTURE]
         shares = [plain, *(share * (1 - plain) for share in MIXTURE.values())]
         return self.of(self.rng.choices(names, shares)[0], self.words(progress))
 
     def words(self, progress: float) -> int:
-        """The length of the next text, short at first."""
-        return int(self.rng.uniform(20, 45 + 145 * min(1.0, 1.4 * progress)))
+        """The length of the next text: short ones alone for the first quarter, then longer by and by."""
+        return int(self.rng.uniform(15, 40 + 150 * max(0.0, progress - 0.25) / 0.75))
 
     def of(self, task: str, words: int) -> Sample:
         """A sample of this task; documents that do not serve are passed over."""
@@ -117,6 +119,8 @@ class Tasks:
         parts = sentences(self.rng.choice(self.all).text)
         start = self.rng.randrange(len(parts))
         text = excerpt(" ".join(parts[start:]), 2 * words)
+        if self.rng.random() < self.repeats:
+            text = f"{excerpt(text, words)}\n{excerpt(text, words)}".strip()
         return Sample("plain", text=text) if text else None
 
     def instructions(self, words: int) -> Sample | None:

@@ -39,7 +39,7 @@ class Settings:
     """What shapes the run."""
 
     minutes: float = 25.0
-    tokens: int = 4096  # per step, padding included
+    tokens: int = 3072  # per step, padding included
     samples: int = 768  # made at a time
     matrix_rate: float = 0.02  # Muon, for the matrices
     other_rate: float = 4e-3  # Adam, for embedding and norms
@@ -193,8 +193,12 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"{len(split.train)} documents to learn from, {len(split.test)} to test; {model.num_parameters():,} parameters")
     check = Tasks(split.test, salience, random.Random(SEED + 1))
     looked = {task: [check.of(task, check.words(0.6)) for _ in range(4 if options.smoke else 64)] for task in check.makers}
-    cost = fit(model, tok, Tasks(split.train, salience, random.Random(SEED)), settings, lambda: quick(model, tok, looked))
-    model.eval()
+
+    def look() -> dict[str, float]:
+        save(model, tok, options.out)  # so that a run that is broken off leaves its last state
+        return quick(model, tok, looked)
+
+    cost = fit(model, tok, Tasks(split.train, salience, random.Random(SEED)), settings, look)
     save(model, tok, options.out)
     print(json.dumps({**cost, "parameters": model.num_parameters(), **quick(model, tok, looked)}))
 

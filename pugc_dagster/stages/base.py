@@ -15,11 +15,14 @@ from pugc_core.progress import Reporter
 from pugc_core.recipe import Recipe
 from pugc_core.records import TABLES
 from pugc_core.stages.base import Stage
+from pugc_core.stages.dataset import ALL
 from pugc_core.tables import Loaded
 from pugc_core.workspace import Workspace
 from pugc_dagster.io import ShardStream, table_metadata
 from pugc_dagster.partitions import EVERY_SHARDS_RUN, shards
 
+RUN_TAG = "pugc/run"
+"""Shared by the Dagster runs that one command started; what they ask of models counts as one run."""
 _TYPES = {"String": "string", "Boolean": "bool", "Int8": "int8", "Int32": "int32", "Int64": "int64", "Float64": "float64"}
 
 
@@ -81,21 +84,23 @@ def stream(
             metadata = dict(table_metadata(path, made.footer, made.calls if stage.role else None, made.frame is None))
             yield made
             finished[made.shard] = metadata
-            context.add_asset_metadata(metadata, partition_key=made.shard if context.has_partitions else None)
+            context.add_asset_metadata(metadata, partition_key=_partition(made.shard))
     except Exception:
         # Their tables are written: say so, although the step fails.
         for shard, metadata in finished.items():
             context.log_event(
-                dg.AssetMaterialization(
-                    key(recipe, stage.name), partition=shard if context.has_partitions else None, metadata=metadata
-                )
+                dg.AssetMaterialization(key(recipe, stage.name), partition=_partition(shard), metadata=metadata)
             )
         raise
     finally:
         ledger.flush()
         runs.record(
-            workspace.calls(recipe.name), context.run_id, stage.name, stage.role or "", work.calls, time.monotonic() - begun
+            workspace.calls(recipe.name), context.run.tags.get(RUN_TAG, context.run_id), stage.name, stage.role or "", work.calls, time.monotonic() - begun
         )
+
+
+def _partition(shard: str) -> str | None:
+    return None if shard == ALL else shard
 
 
 def column_schema(stage: str) -> dg.TableSchema:

@@ -468,6 +468,15 @@ def test_max_steps_wins_over_epochs(start: str, tmp_path: Path) -> None:
     assert (summary.steps, summary.pairs_trained, len(summary.curve)) == (2, 8, 2)
 
 
+def test_nothing_calls_home() -> None:
+    import huggingface_hub.constants
+
+    from pugc_core.training.trainer import _prepare_libraries
+
+    _prepare_libraries()
+    assert huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY is True
+
+
 # --- a process of its own ---------------------------------------------------------------------------------------------
 
 
@@ -496,6 +505,17 @@ def test_run_raises_what_the_child_raised(start: str, tmp_path: Path) -> None:
             report=lambda _: None,
         )
     assert caught.value.fix
+
+
+def test_the_module_tells_a_wrong_spec_on_stdout(tmp_path: Path) -> None:
+    spec = tmp_path / "spec.json"
+    for text in ("{", '{"objective": "dpo"}'):
+        spec.write_text(text)
+        done = subprocess.run(
+            [sys.executable, "-m", "pugc_core.training", str(spec)], cwd=ROOT, capture_output=True, text=True
+        )
+        assert done.returncode == 1
+        assert json.loads(done.stdout)["error"]["kind"] == "RecipeError"
 
 
 def test_a_child_that_dies_gives_its_last_words(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

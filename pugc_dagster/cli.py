@@ -1,0 +1,149 @@
+"""The command `pugc`. What it runs is recorded in the project's Dagster instance and shows in the web UI."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pugc_core.errors import PugcError
+
+
+class _Group(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except PugcError as err:
+            click.secho(f"error: {err.problem}", fg="red", err=True)
+            if err.fix:
+                click.secho(f"  fix: {err.fix}", fg="yellow", err=True)
+            sys.exit(1)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="pugc")
+def main() -> None:
+    """Preference data from user-generated content, and policies trained on it."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+
+
+_recipe_option = click.option("--recipe", default="tiny", show_default=True, help="Name or path of a recipe.")
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
+
+
+def _load(name: str) -> Any:
+    from pugc_core.recipe import load
+    from pugc_dagster.project import recipe_folders
+
+    return load(name, recipe_folders())
+
+
+def _workspace() -> Any:
+    from pugc_core.workspace import Workspace
+    from pugc_dagster.project import data_root
+
+    return Workspace(data_root())
+
+
+@main.command()
+@click.argument("files", nargs=-1, metavar="FILE...")
+@click.option("--sample", is_flag=True, help="Take the bundled sample shards.")
+@_json_option
+def ingest(files: tuple[str, ...], sample: bool, as_json: bool) -> None:
+    """Take files of posts in, each as a shard (jsonl, csv, parquet, StackExchange Posts.xml; .gz and .zst too)."""
+    from pugc_dagster import console, execute
+
+    given = [f if "://" in f else str(Path(f).resolve()) for f in files]
+    if sample:
+        given += [str(path) for path in console.samples()]
+    if not given:
+        raise click.UsageError("name at least one FILE, or --sample")
+    with execute.instance() as instance:
+        taken = execute.ingest(instance, _workspace(), given)
+    if as_json:
+        click.echo(json.dumps(taken))
+    else:
+        for shard, path in taken.items():
+            click.echo(f"shard {shard}: {path}")
+
+
+@main.command()
+@_recipe_option
+@click.option("--shard", "shards", multiple=True, metavar="S", help="Only this shard; may be given several times.")
+@click.option("--to", metavar="STAGE", help="Stop after this stage.")
+@_json_option
+def run(recipe: str, shards: tuple[str, ...], to: str | None, as_json: bool) -> None:
+    """Materialize the chain of a recipe, from posts to policies; what is current is not made again."""
+    from pugc_dagster import console, execute
+
+    chosen = _load(recipe)
+    with execute.instance() as instance, console.bars(enabled=not as_json):
+        execute.run(instance, chosen, _workspace(), shards, to)
+    console.status(chosen, _workspace(), as_json=as_json)
+
+
+@main.command()
+@_recipe_option
+@_json_option
+def status(recipe: str, as_json: bool) -> None:
+    """Rows in, kept and dropped per stage, and calls per role in the last run."""
+    from pugc_dagster import console
+
+    console.status(_load(recipe), _workspace(), as_json=as_json)
+
+
+@main.group()
+def show() -> None:
+    """Show one thing and all behind it."""
+
+
+@show.command()
+@click.argument("pair_id")
+@_recipe_option
+@_json_option
+def pair(pair_id: str, recipe: str, as_json: bool) -> None:
+    """A pair with its post, instruction, responses and every vote. PAIR_ID may be the beginning of an id."""
+    from pugc_dagster import console
+
+    console.pair(_load(recipe), _workspace(), pair_id, as_json=as_json)
+
+
+@main.command()
+@click.argument("target", type=click.Path(path_type=Path))
+@_recipe_option
+@click.option("--what", default="dataset", show_default=True, help="dataset, rationales, or any stage's table.")
+@click.option("--all", "everything", is_flag=True, help="Dropped rows too.")
+@_json_option
+def export(target: Path, recipe: str, what: str, everything: bool, as_json: bool) -> None:
+    """Write a table to TARGET (.jsonl or .parquet); `rationales` are the judge's votes with their feedback."""
+    from pugc_dagster import console
+
+    rows = console.export(_load(recipe), _workspace(), target, what, everything)
+    click.echo(json.dumps({"path": str(target), "rows": rows}) if as_json else f"{rows} rows in {target}")
+
+
+@main.command()
+@_recipe_option
+@_json_option
+def doctor(recipe: str, as_json: bool) -> None:
+    """What is installed, which engine each role uses and why, and the exact command for what is missing."""
+    from pugc_dagster import doctor as checks
+
+    sys.exit(checks.report(recipe, as_json=as_json))
+
+
+@main.command()
+def demo() -> None:
+    """The bundled sample through the whole chain with the bundled model, and a summary."""
+    from pugc_dagster import console, execute
+
+    recipe = _load("tiny")
+    with execute.instance() as instance:
+        execute.ingest(instance, _workspace(), [str(path) for path in console.samples()])
+        with console.bars():
+            execute.run(instance, recipe, _workspace())
+    console.status(recipe, _workspace(), as_json=False)

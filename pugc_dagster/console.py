@@ -1,0 +1,193 @@
+"""What the terminal shows: progress bars, the summary of a recipe, a pair with all behind it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import click
+import polars as pl
+from rich.console import Console
+from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from pugc_core import exports, progress, runs, summary
+from pugc_core.errors import RecipeError
+from pugc_core.recipe import ROLES, Recipe
+from pugc_core.records import TABLES
+from pugc_core.workspace import Workspace
+
+_out = Console(highlight=False)
+
+
+def samples() -> list[Path]:
+    """The bundled sample shards."""
+    folder = Path(str(resources.files("pugc_core"))) / "sample"
+    return sorted(folder.glob("*.jsonl"))
+
+
+@contextmanager
+def bars(enabled: bool = True) -> Iterator[None]:
+    """A bar per stage while the block runs; on a pipe, a line when a stage has ended."""
+    if not enabled:
+        yield
+        return
+    columns = (
+        TextColumn("{task.description:<28}"),
+        BarColumn(30),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as display:
+        tasks: dict[str, TaskID] = {}
+
+        def show(state: progress.Progress) -> None:
+            if state.work not in tasks:
+                tasks[state.work] = display.add_task(state.work, note="")
+            display.update(tasks[state.work], completed=state.done, total=state.total, note=state.note)
+
+        with progress.listen(show):
+            yield
+
+
+def status(recipe: Recipe, workspace: Workspace, *, as_json: bool) -> None:
+    """Print the recipe's funnel, calls, rewards, an example, and where things are."""
+    content = _status(recipe, workspace)
+    if as_json:
+        click.echo(json.dumps(content, indent=2))
+        return
+    if not content["stages"]:
+        _out.print(f"recipe [bold]{recipe.name}[/] has no tables yet; run: pugc run --recipe {recipe.name}")
+        return
+    _out.print(_funnel_table(recipe, content["stages"]))
+    if content["roles"]:
+        _out.print(_calls_table(content["roles"]))
+    _print_rewards(content["rewards"])
+    example = summary.example(workspace.store, recipe.name)
+    if example:
+        pair(recipe, workspace, example, as_json=False)
+    _out.print()
+    for name, path in content["paths"].items():
+        _out.print(f"{name:<12} {path}", soft_wrap=True)
+    _out.print(f"{'web UI':<12} make ui   (then open http://localhost:3000)")
+
+
+def _status(recipe: Recipe, workspace: Workspace) -> dict[str, Any]:
+    store = workspace.store
+    shards = store.shards(recipe.name, "ugc")
+    shape = summary.reward_shape(store, recipe.name)
+    last = runs.last(workspace.calls(recipe.name))
+    paths = {
+        "tables": store.path(recipe.name, "*", "*"),
+        "dataset": workspace.dataset(recipe.name),
+        **{f"policy {o}": workspace.policy(recipe.name, o) for o in recipe.training.objectives},
+        "report": workspace.report(recipe.name),
+    }
+    return {
+        "recipe": recipe.name,
+        "shards": len(shards),
+        "stages": {stage: c._asdict() for stage, c in summary.funnel(store, recipe.name, shards).items()},
+        "roles": _by_role(last.get("stages", {})),
+        "rewards": dataclasses.asdict(shape) if shape else None,
+        "paths": paths,
+    }
+
+
+def _by_role(stages: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    roles: dict[str, dict[str, Any]] = {}
+    for role in ROLES:
+        for counts in (c for c in stages.values() if c["role"] == role):
+            total = roles.setdefault(role, dict.fromkeys((k for k in counts if k != "role"), 0))
+            for name in total:
+                total[name] += counts[name]
+    return roles
+
+
+def _funnel_table(recipe: Recipe, stages: Mapping[str, Any]) -> Table:
+    table = Table("stage", title=f"recipe {recipe.name}", title_justify="left")
+    for column in ("in", "kept", "dropped"):
+        table.add_column(column, justify="right")
+    table.add_column("reasons")
+    for stage, counts in stages.items():
+        reasons = ", ".join(f"{reason} {n}" for reason, n in counts["dropped"].items())
+        dropped = counts["rows_in"] - counts["kept"]
+        table.add_row(stage, str(counts["rows_in"]), str(counts["kept"]), str(dropped), reasons)
+    return table
+
+
+def _calls_table(roles: Mapping[str, Mapping[str, Any]]) -> Table:
+    table = Table("role", title="model calls in the last run", title_justify="left")
+    for column in ("made", "from ledger", "prompt tokens", "completion tokens", "seconds"):
+        table.add_column(column, justify="right")
+    for role, calls in roles.items():
+        figures = (calls[k] for k in ("made", "from_ledger", "prompt_tokens", "completion_tokens"))
+        table.add_row(role, *(f"{n:,}" for n in figures), f"{calls['seconds']:.1f}")
+    return table
+
+
+def _print_rewards(shape: Mapping[str, Any] | None) -> None:
+    if shape is None:
+        return
+    _out.print(
+        f"rewards of {shape['responses']} responses: mean {shape['mean']:.2f}, std {shape['std']:.2f}; "
+        f"{shape['parse_rate']:.1%} of the votes parsed; all tied for {shape['all_tied']:.1%} of the instructions"
+    )
+    most = max(shape["histogram"].values())
+    for band, n in shape["histogram"].items():
+        _out.print(f"  {band}  {'█' * round(40 * n / most):<40} {n}")
+
+
+def pair(recipe: Recipe, workspace: Workspace, pair_id: str, *, as_json: bool) -> None:
+    """Print a pair and all behind it."""
+    behind = summary.lineage(workspace.store, recipe.name, pair_id)
+    if as_json:
+        click.echo(json.dumps(behind, indent=2))
+        return
+    this, post = behind["pair"], behind["post"]
+    _out.print(f"\n[bold]pair {this['pair_id']}[/]  shard {behind['shard']}  post line {post['line']}")
+    _panel(f"post (quality {behind['quality']['score']})", post["text"], "blue")
+    _panel("instruction", this["instruction"], "cyan")
+    marks = {this["chosen_response_id"]: ("chosen", "green"), this["rejected_response_id"]: ("rejected", "red")}
+    for response in behind["responses"]:
+        mark, colour = marks.get(response["response_id"], ("", "dim"))
+        votes = ", ".join("-" if v["score"] is None else str(v["score"]) for v in response["votes"] or [])
+        reward = "none" if response["reward"] is None else f"{response['reward']:.2f}"
+        title = f"{mark or 'response'} {response['draw']}: reward {reward} of votes {votes}"
+        if mark:
+            feedback = next((v["feedback"] for v in response["votes"] or [] if v["score"] is not None), "")
+            _panel(title, f"{response['text']}\n\nfirst vote: {feedback}", colour)
+        else:
+            _out.print(f"  {title}", style=colour)
+
+
+def _panel(title: str, text: str, colour: str) -> None:
+    from rich.text import Text
+
+    _out.print(Panel(Text(text), title=title, title_align="left", border_style=colour))
+
+
+def export(recipe: Recipe, workspace: Workspace, target: Path, what: str, everything: bool) -> int:
+    """Write a table, or the votes, to a file; returns its rows."""
+    stage = "rewards" if what == "rationales" else what
+    if stage not in TABLES:
+        raise RecipeError(f"nothing called {what!r} to export", fix=f"take rationales, {', '.join(TABLES)}")
+    if target.suffix not in exports.SUFFIXES:
+        raise RecipeError(f"cannot export to {target.name}", fix=f"end the name in {' or '.join(exports.SUFFIXES)}")
+    frame = summary.rows(workspace.store, recipe.name, stage)
+    if not everything:
+        frame = frame.filter(pl.col("keep"))
+    if what == "rationales":
+        responses = summary.rows(workspace.store, recipe.name, "responses").select("response_id", response="text")
+        instructions = summary.rows(workspace.store, recipe.name, "instructions").select("instruction_id", "instruction")
+        votes = frame.select("response_id", "instruction_id", "votes").explode("votes").unnest("votes")
+        frame = votes.join(responses.unique("response_id"), on="response_id", maintain_order="left").join(
+            instructions.unique("instruction_id"), on="instruction_id", maintain_order="left"
+        )
+    return exports.export(frame, target)

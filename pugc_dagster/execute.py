@@ -1,0 +1,164 @@
+"""Runs started from the terminal: the same assets, recorded in the same Dagster instance as those of the web UI."""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+import dagster as dg
+from dagster._core.storage.tags import (  # the tags that the backfill daemon itself gives a run over a range
+    ASSET_PARTITION_RANGE_END_TAG,
+    ASSET_PARTITION_RANGE_START_TAG,
+)
+
+from pugc_core import storage
+from pugc_core.errors import PugcError, RecipeError, SourceError
+from pugc_core.recipe import Recipe
+from pugc_core.stages import sources
+from pugc_core.summary import SHARDED
+from pugc_core.workspace import Workspace
+from pugc_dagster import definitions, project
+from pugc_dagster.partitions import shards as partitions
+from pugc_dagster.stages.base import RUN_TAG
+
+_PROCESS_TAG = "pugc/process"
+
+
+@contextmanager
+def instance() -> Iterator[dg.DagsterInstance]:
+    """The project's Dagster instance. Paths in dagster.yaml count from the project's folder, so we go there."""
+    root = project.root()
+    os.chdir(root)
+    os.environ["DAGSTER_HOME"] = str(root)
+    (root / ".dagster").mkdir(exist_ok=True)
+    with dg.DagsterInstance.get() as found:
+        _end_dead_runs(found)
+        yield found
+
+
+def _end_dead_runs(found: dg.DagsterInstance) -> None:
+    """Runs of commands that were killed would stay "started" for ever, and keep their place in the pool."""
+    alive = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING])
+    for run in found.get_runs(filters=alive):
+        host, _, pid = run.tags.get(_PROCESS_TAG, "").partition(":")
+        if host != socket.gethostname() or _lives(int(pid)):
+            continue
+        found.report_run_failed(run, "the process of this run was killed; run it again, it goes on where it stopped")
+        found.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def ingest(found: dg.DagsterInstance, workspace: Workspace, files: Sequence[str]) -> dict[str, str]:
+    """Copy source files into the inbox and add their shards as partitions. Returns the inbox path by shard.
+
+    Every file is read through once before any is taken. Raises SourceError for a file that cannot be used at all,
+    and for a name that is no shard name.
+    """
+    taken: dict[str, tuple[str, str]] = {}
+    known = workspace.shards()
+    for path in files:
+        name = path.rsplit("/", 1)[-1]
+        shard = sources.shard_name(name)
+        if shard in taken:
+            raise SourceError(f"{path} and {taken[shard][0]} would both be shard {shard}", fix="rename one of them")
+        target = storage.join(workspace.inbox, name)
+        if shard in known and known[shard].rsplit("/", 1)[-1] != name:
+            raise SourceError(
+                f"shard {shard} is already there as {known[shard]}", fix="rename the new file, or remove the old one"
+            )
+        if not any(raw.fields is not None for raw in sources.read(path)):
+            raise SourceError(f"{path}: none of its rows can be read", fix="check that the file is what its suffix says")
+        taken[shard] = (path, target)
+    for path, target in taken.values():
+        try:
+            storage.write(target, storage.read(path))
+        except FileNotFoundError as err:
+            raise SourceError(f"no file {path}", fix="check the path") from err
+    if taken:
+        found.add_dynamic_partitions(_partitions_name(), list(taken))
+    return {shard: target for shard, (_, target) in taken.items()}
+
+
+def _partitions_name() -> str:
+    assert partitions.name is not None
+    return partitions.name
+
+
+def run(
+    found: dg.DagsterInstance, recipe: Recipe, workspace: Workspace, names: Sequence[str] = (), to: str | None = None
+) -> None:
+    """Materialize the recipe's chain for the shards `names` (all, when empty), up to the stage `to` (all, when None).
+
+    Raises SourceError when there is no shard to run, RecipeError for an unknown stage, and what the stages raise.
+    """
+    order = [module.__name__.rsplit(".", 1)[-1] for module in definitions.STAGES]
+    if to is not None and to not in order:
+        raise RecipeError(f"no stage {to!r}; stages: {', '.join(order)}", fix="name one of them in --to")
+    stages = order[: order.index(to) + 1] if to else order
+    inbox = workspace.shards()
+    missing = [name for name in names if name not in inbox]
+    if missing:
+        known = ", ".join(sorted(inbox)) or "none"
+        raise SourceError(f"no shard {', '.join(missing)}; there are: {known}", fix="pugc ingest FILE")
+    if not inbox:
+        raise SourceError(f"there is no shard in {workspace.inbox}", fix="pugc ingest FILE (jsonl, csv, parquet or xml)")
+    found.add_dynamic_partitions(_partitions_name(), sorted(inbox))
+    known_shards = list(found.get_dynamic_partitions(_partitions_name()))
+    wanted = set(names or inbox)
+    command = uuid.uuid4().hex[:12]
+    sharded = [stage for stage in stages if stage in SHARDED]
+    for first, last in _stretches(known_shards, wanted):
+        tags = {ASSET_PARTITION_RANGE_START_TAG: first, ASSET_PARTITION_RANGE_END_TAG: last}
+        _execute(found, recipe, sharded, {**tags, RUN_TAG: command})
+    rest = [stage for stage in stages if stage not in SHARDED]
+    if rest:
+        _execute(found, recipe, rest, {RUN_TAG: command})
+
+
+def _stretches(known: Sequence[str], wanted: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """A Dagster run covers a stretch of partitions in the order they were added: as few as cover the wanted ones."""
+    chosen = set(wanted)
+    first = last = None
+    for shard in known:
+        if shard in chosen:
+            first, last = first or shard, shard
+        elif first and last:
+            yield first, last
+            first = last = None
+    if first and last:
+        yield first, last
+
+
+def _execute(found: dg.DagsterInstance, recipe: Recipe, stages: Sequence[str], tags: dict[str, str]) -> None:
+    defs = definitions.loaded()
+    graph = defs.resolve_asset_graph()
+    selection = [key for key in graph.get_all_asset_keys() if key.path[0] == recipe.group and key.path[1] in stages]
+    try:
+        defs.resolve_implicit_global_asset_job_def().execute_in_process(
+            instance=found,
+            asset_selection=selection,
+            tags={**tags, _PROCESS_TAG: f"{socket.gethostname()}:{os.getpid()}"},
+            # The terminal has bars, and the web UI has the log.
+            run_config={"loggers": {"console": {"config": {"log_level": os.environ.get("PUGC_LOG", "CRITICAL")}}}},
+        )
+    except Exception as err:
+        raise _cause(err) or err from err
+
+
+def _cause(err: BaseException | None) -> PugcError | None:
+    """What a stage raised, out of what Dagster wrapped it in."""
+    while err is not None and not isinstance(err, PugcError):
+        err = err.__cause__ or err.__context__
+    return err
