@@ -173,7 +173,8 @@ class _Pass:
                 if key not in self._waiting:
                     fresh.append(draw)
                 self._waiting.setdefault(key, []).append(shard)
-            for draws in _runs(fresh):
+            # Servers refuse n > 1 for greedy answers, which would all be the same.
+            for draws in _runs(fresh) if request.sampling.temperature else [(draw,) for draw in fresh]:
                 asked = replace(request, draws=draws)
                 self._asked.update((asked.key(draw), asked) for draw in draws)
                 self._queue.append(asked)

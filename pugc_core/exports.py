@@ -25,7 +25,9 @@ COLUMNS = (
 )
 
 
-def write_dataset(folder: str, frame: pl.DataFrame, *, recipe: str, fingerprint: str, funnel: Mapping[str, Counts]) -> None:
+def write_dataset(
+    folder: str, frame: pl.DataFrame, *, recipe: str, fingerprint: str, funnel: Mapping[str, Counts]
+) -> None:
     """train.parquet, test.parquet and README.md in `folder`: `load_dataset(folder)` and `trl dpo` take it as it is.
 
     An empty split is written too, with the schema, so that a reader sees zero rows and not a missing file.

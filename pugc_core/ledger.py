@@ -78,7 +78,7 @@ class Ledger:
             return self._shelf(model).find(keys)
 
     def add(self, model: str, generations: Iterable[Generation]) -> None:
-        """Take generations in; they are on disk within `flush_seconds`. Raises StorageError when the last write failed."""
+        """Take generations in; they are on disk within `flush_seconds`. Raises StorageError if the last write failed."""
         with self._lock:
             self._raise_failure()
             self._shelf(model).pending.extend(generations)

@@ -35,7 +35,7 @@ class ModelSpec(Config):
     """For `endpoint`: one or more OpenAI-compatible servers with this model."""
     api_key_env: str = "OPENAI_API_KEY"
     """For `endpoint`: the environment variable with the key; may be unset for a local server."""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default_factory=dict)
     """Passed on to the engine as they are, such as `tensor_parallel_size` for vLLM. Not part of the identity."""
 
     def __hash__(self) -> int:

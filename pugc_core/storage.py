@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import uuid
@@ -78,10 +79,8 @@ def exists(path: str) -> bool:
 def delete(path: str) -> None:
     """Remove a file if it is there."""
     fs, inner = filesystem(path)
-    try:
+    with contextlib.suppress(FileNotFoundError):
         fs.rm_file(inner)
-    except FileNotFoundError:
-        pass
 
 
 def names(folder: str, suffix: str = "") -> list[str]:

@@ -114,4 +114,3 @@ def example(store: Store, recipe: str) -> str | None:
         return None
     kept = store.read(recipe, "dataset", ALL).filter(pl.col("keep")).sort("margin", "pair_id", descending=[True, False])
     return str(kept["pair_id"][0]) if kept.height else None
-

@@ -1,4 +1,4 @@
-"""Where everything lies: one root (a folder or an fsspec URL) with the inbox, the ledger, the tables and what is made of them.
+"""Where everything lies, under one root (a folder or an fsspec URL):
 
 <root>/inbox/<shard>.jsonl ...           source files, one per shard
 <root>/ledger/<model>/*.parquet          every generation ever made

@@ -1,1 +1,1 @@
-"""The wiring of PUGC into Dagster: assets, IO managers, resources and the `pugc` command. No prompt, formula or parser."""
+"""The wiring of PUGC into Dagster: assets, IO managers, resources, the command `pugc`. No prompt, formula or parser."""

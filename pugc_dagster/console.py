@@ -185,7 +185,9 @@ def export(recipe: Recipe, workspace: Workspace, target: Path, what: str, everyt
         frame = frame.filter(pl.col("keep"))
     if what == "rationales":
         responses = summary.rows(workspace.store, recipe.name, "responses").select("response_id", response="text")
-        instructions = summary.rows(workspace.store, recipe.name, "instructions").select("instruction_id", "instruction")
+        instructions = summary.rows(workspace.store, recipe.name, "instructions").select(
+            "instruction_id", "instruction"
+        )
         votes = frame.select("response_id", "instruction_id", "votes").explode("votes").unnest("votes")
         frame = votes.join(responses.unique("response_id"), on="response_id", maintain_order="left").join(
             instructions.unique("instruction_id"), on="instruction_id", maintain_order="left"

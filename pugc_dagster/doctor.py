@@ -1,4 +1,4 @@
-"""`pugc doctor`: what is installed, which engine each role gets and why, and the command that mends what is not well."""
+"""`pugc doctor`: what is installed, which engine each role gets and why, and the command that mends what is amiss."""
 
 from __future__ import annotations
 

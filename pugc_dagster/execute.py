@@ -79,7 +79,9 @@ def ingest(found: dg.DagsterInstance, workspace: Workspace, files: Sequence[str]
                 f"shard {shard} is already there as {known[shard]}", fix="rename the new file, or remove the old one"
             )
         if not any(raw.fields is not None for raw in sources.read(path)):
-            raise SourceError(f"{path}: none of its rows can be read", fix="check that the file is what its suffix says")
+            raise SourceError(
+                f"{path}: none of its rows can be read", fix="check that the file is what its suffix says"
+            )
         taken[shard] = (path, target)
     for path, target in taken.values():
         try:
@@ -113,7 +115,9 @@ def run(
         known = ", ".join(sorted(inbox)) or "none"
         raise SourceError(f"no shard {', '.join(missing)}; there are: {known}", fix="pugc ingest FILE")
     if not inbox:
-        raise SourceError(f"there is no shard in {workspace.inbox}", fix="pugc ingest FILE (jsonl, csv, parquet or xml)")
+        raise SourceError(
+            f"there is no shard in {workspace.inbox}", fix="pugc ingest FILE (jsonl, csv, parquet or xml)"
+        )
     found.add_dynamic_partitions(_partitions_name(), sorted(inbox))
     known_shards = list(found.get_dynamic_partitions(_partitions_name()))
     wanted = set(names or inbox)

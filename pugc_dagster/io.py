@@ -4,6 +4,7 @@ The stream is why: an asset that returned a dict of tables would lose all of the
 """
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import dagster as dg
 
@@ -47,9 +48,9 @@ def _recipe(context: dg.OutputContext) -> str:
     return str((context.definition_metadata or {})["pugc/recipe"])
 
 
-def table_metadata(path: str, footer: Footer, calls: Calls | None, reused: bool) -> dict[str, dg.MetadataValue | int]:
+def table_metadata(path: str, footer: Footer, calls: Calls | None, reused: bool) -> dict[str, Any]:
     """What the web UI shows of a shard's table."""
-    metadata: dict[str, dg.MetadataValue | int] = {
+    metadata: dict[str, Any] = {
         "dagster/row_count": footer.rows_in,
         "path": dg.MetadataValue.path(path),
         "kept": footer.kept,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -117,12 +117,12 @@ def serve(
     *,
     capacity: int,
     add: Callable[[Request], Refusal | None],
-    step: Callable[[], Iterable[tuple[int, list[Generation]]]],
+    step: Callable[[], Iterable[tuple[int, Sequence[Answer]]]],
 ) -> Iterator[Answer | None]:
     """The intake loop of an engine that works in steps.
 
     `add` takes a request in or refuses it at once. `step` does a piece of work and reports what came of it: pairs of
-    (how many requests this completed, their generations). `capacity` bounds the requests in hand.
+    (how many requests this completed, their answers). `capacity` bounds the requests in hand.
     """
     source = iter(requests)
     in_hand, more = 0, True
@@ -141,8 +141,8 @@ def serve(
             else:
                 yield refusal
         if in_hand:
-            for completed, generations in step():
+            for completed, answers in step():
                 in_hand -= completed
-                yield from generations
+                yield from answers
         elif more:
             yield None

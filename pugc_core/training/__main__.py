@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
         threading.Thread(target=_end_with_stdin, daemon=True).start()
     try:
         spec = _spec([a for a in arguments if not a.startswith("--")])
-        _one_gpu()
+        _settle()
         from pugc_core.training.config import TrainingConfig
         from pugc_core.training.trainer import train
 
@@ -66,8 +66,13 @@ def _spec(paths: list[str]) -> dict[str, Any]:
     return spec
 
 
-def _one_gpu() -> None:
-    """One process trains on one GPU; with more in sight transformers would split, and enlarge, the batch."""
+def _settle() -> None:
+    """Settings that hold from the first import of torch on.
+
+    One process trains on one GPU: with more in sight transformers would split, and enlarge, the batch. And torch's
+    threads sleep while they wait: spinning, as they do by default, makes a training on a busy machine far slower.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if "WORLD_SIZE" not in os.environ:
         os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
 

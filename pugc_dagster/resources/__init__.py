@@ -38,4 +38,3 @@ class EnginesResource(dg.ConfigurableResource[EngineHost]):
     def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[EngineHost]:
         with EngineHost() as host:
             yield host
-

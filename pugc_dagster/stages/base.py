@@ -23,7 +23,14 @@ from pugc_dagster.partitions import EVERY_SHARDS_RUN, shards
 
 RUN_TAG = "pugc/run"
 """Shared by the Dagster runs that one command started; what they ask of models counts as one run."""
-_TYPES = {"String": "string", "Boolean": "bool", "Int8": "int8", "Int32": "int32", "Int64": "int64", "Float64": "float64"}
+_TYPES = {
+    "String": "string",
+    "Boolean": "bool",
+    "Int8": "int8",
+    "Int32": "int32",
+    "Int64": "int64",
+    "Float64": "float64",
+}
 
 
 def key(recipe: Recipe, *path: str) -> dg.AssetKey:
@@ -33,6 +40,7 @@ def key(recipe: Recipe, *path: str) -> dg.AssetKey:
 
 def stage_asset(recipe: Recipe, stage: Stage, sentence: str, *, kinds: Sequence[str] = ()) -> dg.AssetsDefinition:
     """The asset of a partitioned stage. `sentence` says in the users' words what it is; the web UI shows it."""
+
     @dg.asset(
         key=key(recipe, stage.name),
         ins={name: dg.AssetIn(key=key(recipe, name)) for name in stage.inputs},
@@ -95,7 +103,12 @@ def stream(
     finally:
         ledger.flush()
         runs.record(
-            workspace.calls(recipe.name), context.run.tags.get(RUN_TAG, context.run_id), stage.name, stage.role or "", work.calls, time.monotonic() - begun
+            workspace.calls(recipe.name),
+            context.run.tags.get(RUN_TAG, context.run_id),
+            stage.name,
+            stage.role or "",
+            work.calls,
+            time.monotonic() - begun,
         )
 
 

@@ -51,6 +51,10 @@ def _write_files(context: dg.AssetExecutionContext, recipe: Recipe, stage: Stage
         frame = workspace.store.read(recipe.name, "dataset", ALL)
         shards = list(inputs["pairs"])
         exports.write_dataset(
-            folder, frame, recipe=recipe.name, fingerprint=made.footer.content, funnel=funnel(workspace.store, recipe.name, shards)
+            folder,
+            frame,
+            recipe=recipe.name,
+            fingerprint=made.footer.content,
+            funnel=funnel(workspace.store, recipe.name, shards),
         )
         context.add_asset_metadata({"folder": dg.MetadataValue.path(folder), "shards": len(shards)})

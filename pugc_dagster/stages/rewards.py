@@ -10,7 +10,7 @@ from pugc_core.recipe import Recipe
 from pugc_core.stages.base import Stage
 from pugc_dagster.stages.base import stage_asset
 
-SENTENCE = "N votes of the reward judge on every response, with the post as reference; votes that do not parse are drawn again."
+SENTENCE = "N votes of the reward judge on every response, with the post as reference; the unparsable are drawn again."
 
 
 def assets(recipe: Recipe, stages: Mapping[str, Stage]) -> list[dg.AssetsDefinition]:

