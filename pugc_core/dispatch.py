@@ -108,7 +108,7 @@ class _Pass:
                 self._take(result)
             yield from self._drain()
         yield from self._drain()
-        if self._waiting:
+        if self._waiting or not self._exhausted:
             raise EngineError(f"the engine ended with {len(self._waiting)} draws unanswered", fix="report this engine")
 
     def _drain(self) -> Iterator[Finished]:
@@ -163,7 +163,7 @@ class _Pass:
             shard.generations.update(self._ledger.find(model, keys))
         shard.calls.from_ledger += len(shard.generations)
         self._done += len(shard.generations)
-        self._known += len(wanted)
+        self._known += len(shard.generations)
         for request in dict.fromkeys(shard.requests):
             missing = [d for d in request.draws if request.key(d) not in shard.generations]
             shard.waiting += len(missing)
@@ -173,6 +173,7 @@ class _Pass:
                 if key not in self._waiting:
                     fresh.append(draw)
                 self._waiting.setdefault(key, []).append(shard)
+            self._known += len(fresh)
             # Servers refuse n > 1 for greedy answers, which would all be the same.
             for draws in _runs(fresh) if request.sampling.temperature else [(draw,) for draw in fresh]:
                 asked = replace(request, draws=draws)

@@ -47,6 +47,8 @@ SMALL = 16_384
 """Parts with fewer rows are merged once there are MANY of them."""
 MANY = 64
 _CACHED_GROUPS = 16
+_DAMAGE = (pa.ArrowException, OSError, ValueError, KeyError)
+"""What reading a damaged part can raise, besides that it is not there."""
 
 
 class Ledger:
@@ -61,7 +63,7 @@ class Ledger:
         self._shelves: dict[str, _Shelf] = {}
         self._lock = threading.RLock()
         self._wake = threading.Event()
-        self._failure: StorageError | None = None
+        self._failure: Exception | None = None
         self._flusher: threading.Thread | None = None
 
     def __enter__(self) -> Ledger:
@@ -78,14 +80,14 @@ class Ledger:
             return self._shelf(model).find(keys)
 
     def add(self, model: str, generations: Iterable[Generation]) -> None:
-        """Take generations in; they are on disk within `flush_seconds`. Raises StorageError if the last write failed."""
+        """Take generations in; they are on disk within `flush_seconds`. Raises the StorageError of a failed write."""
         with self._lock:
-            self._raise_failure()
             self._shelf(model).pending.extend(generations)
             if self._flusher is None:
                 self._wake.clear()
                 self._flusher = threading.Thread(target=self._flush_regularly, name="ledger-flush", daemon=True)
                 self._flusher.start()
+            self._raise_failure()  # last, so that what came with this call is kept too
 
     def flush(self) -> None:
         """Write everything taken in so far. What cannot be written stays in memory and is tried again next time."""
@@ -115,7 +117,7 @@ class Ledger:
         while not self._wake.wait(self._flush_seconds):
             try:
                 self.flush()
-            except StorageError as err:  # told to the caller at its next call, in its own thread
+            except Exception as err:  # told to the caller at its next call, in its own thread
                 self._failure = err
 
     def _raise_failure(self) -> None:
@@ -176,7 +178,7 @@ class _Shelf:
         tables = []
         for name in list(small):
             try:
-                tables.append(pq.read_table(io.BytesIO(storage.read(storage.join(self.folder, name)))))
+                tables.append(self._table(name))
             except FileNotFoundError:
                 small.remove(name)
         if not tables:
@@ -189,11 +191,21 @@ class _Shelf:
 
     def _write(self, table: pa.Table) -> str:
         buffer = io.BytesIO()
-        pq.write_table(table, buffer, compression="zstd", row_group_size=ROW_GROUP)
+        pq.write_table(table, buffer, compression="zstd", row_group_size=ROW_GROUP, write_page_checksum=True)
         # Names sort by time, so that the index of a later process is in the same order.
         name = f"{time.time_ns():020d}-{self._writer}.parquet"
         storage.write(storage.join(self.folder, name), buffer.getvalue())
         return name
+
+    def _table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+        path = storage.join(self.folder, name)
+        data = storage.read(path)
+        try:
+            return pq.read_table(io.BytesIO(data), columns=columns, page_checksum_verification=True).select(
+                columns or SCHEMA.names
+            )
+        except _DAMAGE as err:
+            raise _unreadable(path, err) from err
 
     def _reset(self) -> None:
         self._parts: list[str] = []
@@ -205,23 +217,23 @@ class _Shelf:
 
     def _refresh(self) -> None:
         known = set(self._parts)
-        names, keys = [], []
+        names, keys, missed = [], [], False
         for name in storage.names(self.folder, ".parquet"):
             if name in known:
                 continue
-            path = storage.join(self.folder, name)
             try:
-                column = pq.read_table(io.BytesIO(storage.read(path)), columns=["key"]).column("key")
-            except FileNotFoundError:
+                column = self._table(name, ["key"]).column("key")
+            except FileNotFoundError:  # merged since the folder was listed, into a part that the list lacks
+                missed = True
                 continue
-            except pa.ArrowException as err:
-                raise StorageError(
-                    f"ledger part {path} is not readable: {err}", fix="move the file away; its calls are made again"
-                ) from err
             names.append(name)
             keys.append(column.to_pylist())
-        if not names:
-            return
+        if names:
+            self._take_in(names, keys)
+        if missed:
+            self._refresh()
+
+    def _take_in(self, names: Sequence[str], keys: Sequence[Sequence[bytes]]) -> None:
         first = len(self._parts)
         for name, column_keys in zip(names, keys, strict=True):
             self._parts.append(name)
@@ -272,10 +284,22 @@ class _Shelf:
 
     def _group(self, part: int, group: int) -> pa.Table:
         if (part, group) not in self._files:
-            fs, inner = storage.filesystem(storage.join(self.folder, self._parts[part]))
-            with fs.open(inner, "rb") as handle:
-                self._files[part, group] = pq.ParquetFile(handle).read_row_group(group)
+            path = storage.join(self.folder, self._parts[part])
+            fs, inner = storage.filesystem(path)
+            try:
+                with fs.open(inner, "rb") as handle:
+                    file = pq.ParquetFile(handle, page_checksum_verification=True)
+                    self._files[part, group] = file.read_row_group(group)
+            except FileNotFoundError:
+                raise
+            except _DAMAGE as err:
+                raise _unreadable(path, err) from err
             if len(self._files) > _CACHED_GROUPS:
                 self._files.popitem(last=False)
         self._files.move_to_end((part, group))
         return self._files[part, group]
+
+
+def _unreadable(path: str, err: Exception) -> StorageError:
+    fix = "move the file away; its calls are made again"
+    return StorageError(f"ledger part {path} is not readable: {err}", fix=fix)

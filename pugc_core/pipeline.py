@@ -81,7 +81,11 @@ class Pass:
             if isinstance(result, PugcError):
                 failed[shard] = result
                 continue
-            footer = make_footer(result, self.stage.name, shard, self.stage.fingerprint, stale[shard])
+            try:
+                footer = make_footer(result, self.stage.name, shard, self.stage.fingerprint, stale[shard])
+            except PugcError as err:
+                failed[shard] = err
+                continue
             yield Made(shard, result, footer, calls)
         if failed:
             raise _failure(self.stage.name, failed, len(self._shards))
@@ -106,6 +110,12 @@ class Pass:
     def _build(self, shard: str) -> Build:
         # A generator, so that a shard's tables are read when its turn comes and not before.
         if shard == ALL:
+            for name in self.stage.inputs:
+                if not self._inputs[name]:
+                    raise StorageError(
+                        f"no shard of recipe {self._recipe} has a table {name} yet",
+                        fix=f"pugc run --recipe {self._recipe} --to {name}",
+                    )
             frames = {
                 name: pl.concat(
                     [t.frame().with_columns(shard=pl.lit(s)) for s, t in sorted(self._inputs[name].items())]

@@ -10,17 +10,23 @@ from pugc_core import storage
 from pugc_core.dispatch import Calls
 
 
-def record(path: str, run: str, stage: str, role: str, calls: Calls, seconds: float) -> None:
+def record(path: str, run: str, stage: str, role: str, calls: Calls, *, shards: int, reused: int, seconds: float) -> None:
     """Note a stage's calls under the run's id. A new run id starts a new page."""
     page = last(path)
     if page.get("run") != run:
         page = {"run": run, "stages": {}}
-    page["stages"][stage] = {"role": role, **asdict(calls), "seconds": round(seconds, 2)}
+    page["stages"][stage] = {
+        "role": role,
+        **asdict(calls),
+        "shards": shards,
+        "reused": reused,
+        "seconds": round(seconds, 2),
+    }
     storage.write(path, json.dumps(page, indent=2).encode())
 
 
 def last(path: str) -> dict[str, Any]:
-    """The page of the last run: {"run": id, "stages": {stage: {role, made, from_ledger, ...}}}; empty before the first."""
+    """The page of the last run: {"run": id, "stages": {stage: {role, made, from_ledger, ...}}}; {} before the first."""
     try:
         page: dict[str, Any] = json.loads(storage.read(path))
     except (FileNotFoundError, json.JSONDecodeError):

@@ -22,7 +22,8 @@ def join(root: str, *parts: str) -> str:
 def filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The file system of a path and the path within it. Credentials come from the environment, as fsspec reads them."""
     try:
-        fs, inner = fsspec.core.url_to_fs(path)
+        # Without the drivers' own cache of listings: other processes write and merge files, and must be seen.
+        fs, inner = fsspec.core.url_to_fs(path, use_listings_cache=False)
     except ImportError as err:
         raise StorageError(f"no driver for {path}: {err}", fix="pip install s3fs (or gcsfs, adlfs ...)") from err
     return fs, inner
@@ -39,8 +40,8 @@ def write(path: str, data: bytes) -> None:
             _write_local(Path(inner), data)
         else:
             fs.pipe_file(inner, data)
-    except OSError as err:
-        raise StorageError(f"cannot write {path}: {err.strerror or err}", fix=_advice(err)) from err
+    except Exception as err:  # drivers of object stores have errors of their own beside OSError
+        raise StorageError(f"cannot write {path}: {_words(err)}", fix=_advice(err)) from err
 
 
 def _write_local(target: Path, data: bytes) -> None:
@@ -57,18 +58,28 @@ def _write_local(target: Path, data: bytes) -> None:
         raise
 
 
-def _advice(err: OSError) -> str:
-    if err.errno in (errno.ENOSPC, errno.EDQUOT):
+def _words(err: Exception) -> str:
+    return getattr(err, "strerror", None) or str(err) or type(err).__name__
+
+
+def _advice(err: Exception) -> str:
+    number = getattr(err, "errno", None)
+    if number in (errno.ENOSPC, errno.EDQUOT):
         return "free disk space and run the same command again; what is written so far is kept"
-    if err.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
         return "make the folder writable, or set PUGC_DATA to another place"
     return "check the path and its permissions"
 
 
 def read(path: str) -> bytes:
-    """The whole file. Raises FileNotFoundError when there is none."""
+    """The whole file. Raises FileNotFoundError when there is none, StorageError when it cannot be read."""
     fs, inner = filesystem(path)
-    return bytes(fs.cat_file(inner))
+    try:
+        return bytes(fs.cat_file(inner))
+    except FileNotFoundError:
+        raise
+    except Exception as err:
+        raise StorageError(f"cannot read {path}: {_words(err)}", fix="check the path and its permissions") from err
 
 
 def exists(path: str) -> bool:

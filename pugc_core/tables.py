@@ -23,6 +23,8 @@ from pugc_core.errors import StorageError
 from pugc_core.records import TABLES, Counts, Table
 
 _FOOTER_KEY = b"pugc"
+_DAMAGE = (pa.ArrowException, pl.exceptions.PolarsError, OSError, ValueError, TypeError)
+"""What reading a damaged file, or one of another version, can raise."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ class Store:
         arrow = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
         arrow = arrow.replace_schema_metadata({_FOOTER_KEY: json.dumps(asdict(footer), sort_keys=True)})
         buffer = io.BytesIO()
-        pq.write_table(arrow, buffer, compression="zstd")
+        pq.write_table(arrow, buffer, compression="zstd", write_page_checksum=True)
         storage.write(self.path(recipe, footer.stage, footer.shard), buffer.getvalue())
 
     def footer(self, recipe: str, stage: str, shard: str) -> Footer | None:
@@ -101,27 +103,28 @@ class Store:
         try:
             with fs.open(inner, "rb") as handle:
                 metadata = pq.read_schema(handle).metadata or {}
+            return Footer(**json.loads(metadata[_FOOTER_KEY]))
         except FileNotFoundError:
             return None
-        except pa.ArrowException as err:
+        except KeyError:
+            raise _unreadable(path, "it has no PUGC footer") from None
+        except _DAMAGE as err:
             raise _unreadable(path, err) from err
-        if _FOOTER_KEY not in metadata:
-            raise _unreadable(path, "it has no PUGC footer")
-        return Footer(**json.loads(metadata[_FOOTER_KEY]))
 
     def read(self, recipe: str, stage: str, shard: str) -> pl.DataFrame:
         """The rows of a table. Raises StorageError when there is none or it is damaged."""
         path = self.path(recipe, stage, shard)
         try:
-            arrow = pq.read_table(io.BytesIO(storage.read(path)))
+            arrow = pq.read_table(io.BytesIO(storage.read(path)), page_checksum_verification=True)
+            frame = pl.DataFrame(arrow.replace_schema_metadata(None))
+            return frame.cast(dict(TABLES[stage].schema))  # type: ignore[arg-type]
         except FileNotFoundError:
             raise StorageError(
                 f"no table {stage} for shard {shard} of recipe {recipe} ({path})",
                 fix=f"pugc run --recipe {recipe} --shard {shard} --to {stage}",
             ) from None
-        except pa.ArrowException as err:
+        except _DAMAGE as err:
             raise _unreadable(path, err) from err
-        return pl.DataFrame(arrow.replace_schema_metadata(None)).cast(dict(TABLES[stage].schema))  # type: ignore[arg-type]
 
 
 def _unreadable(path: str, why: object) -> StorageError:

@@ -84,6 +84,8 @@ def run(recipe: str, shards: tuple[str, ...], to: str | None, as_json: bool) -> 
     with execute.instance() as instance, console.bars(enabled=not as_json):
         execute.run(instance, chosen, _workspace(), shards, to)
     console.status(chosen, _workspace(), as_json=as_json)
+    if not as_json and recipe.endswith(".toml") and not execute.in_the_web_ui(Path(recipe)):
+        click.echo("the web UI does not know this recipe; it shows the files in recipes/ (or PUGC_RECIPES)")
 
 
 @main.command()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections.abc import Sequence
 from types import ModuleType
@@ -70,12 +69,11 @@ def assets_of(recipe: Recipe) -> list[dg.AssetsDefinition]:
     return [asset for module in STAGES for asset in module.assets(recipe, stages)]
 
 
-@functools.cache
-def loaded() -> dg.Definitions:
-    """The definitions of this process, made once."""
+def of(chosen: Sequence[Recipe]) -> dg.Definitions:
+    """The definitions of these recipes."""
     workspace = WorkspaceResource()
     return dg.Definitions(
-        assets=[asset for recipe in recipes() for asset in assets_of(recipe)],
+        assets=[asset for recipe in chosen for asset in assets_of(recipe)],
         resources={
             "workspace": workspace,
             "ledger": LedgerResource(workspace=workspace),
@@ -89,4 +87,4 @@ def loaded() -> dg.Definitions:
 
 @dg.definitions
 def defs() -> dg.Definitions:
-    return loaded()
+    return of(recipes())

@@ -7,6 +7,7 @@ import socket
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import dagster as dg
 from dagster._core.storage.tags import (  # the tags that the backfill daemon itself gives a run over a range
@@ -16,7 +17,7 @@ from dagster._core.storage.tags import (  # the tags that the backfill daemon it
 
 from pugc_core import storage
 from pugc_core.errors import PugcError, RecipeError, SourceError
-from pugc_core.recipe import Recipe
+from pugc_core.recipe import BUNDLED, Recipe
 from pugc_core.stages import sources
 from pugc_core.summary import SHARDED
 from pugc_core.workspace import Workspace
@@ -146,9 +147,8 @@ def _stretches(known: Sequence[str], wanted: Iterable[str]) -> Iterator[tuple[st
 
 
 def _execute(found: dg.DagsterInstance, recipe: Recipe, stages: Sequence[str], tags: dict[str, str]) -> None:
-    defs = definitions.loaded()
-    graph = defs.resolve_asset_graph()
-    selection = [key for key in graph.get_all_asset_keys() if key.path[0] == recipe.group and key.path[1] in stages]
+    defs = definitions.of([recipe])
+    selection = [key for key in defs.resolve_asset_graph().get_all_asset_keys() if key.path[1] in stages]
     try:
         defs.resolve_implicit_global_asset_job_def().execute_in_process(
             instance=found,
@@ -159,6 +159,11 @@ def _execute(found: dg.DagsterInstance, recipe: Recipe, stages: Sequence[str], t
         )
     except Exception as err:
         raise _cause(err) or err from err
+
+
+def in_the_web_ui(recipe: Path) -> bool:
+    """Whether the definitions that the web UI loads include this recipe file."""
+    return recipe.resolve().parent in {folder.resolve() for folder in (*project.recipe_folders(), BUNDLED)}
 
 
 def _cause(err: BaseException | None) -> PugcError | None:

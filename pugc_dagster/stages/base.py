@@ -104,11 +104,13 @@ def stream(
         ledger.flush()
         runs.record(
             workspace.calls(recipe.name),
-            context.run.tags.get(RUN_TAG, context.run_id),
+            context.run.tags.get(RUN_TAG, context.run.run_id),
             stage.name,
             stage.role or "",
             work.calls,
-            time.monotonic() - begun,
+            shards=len(names),
+            reused=sum(bool(metadata["reused"].value) for metadata in finished.values()),
+            seconds=time.monotonic() - begun,
         )
 
 

@@ -1,0 +1,76 @@
+"""Rules that hold the project in shape."""
+
+from __future__ import annotations
+
+import ast
+import re
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pugc_core.records import TABLES
+from pugc_dagster.definitions import STAGES
+
+ROOT = Path(__file__).parent.parent.parent
+CORE = sorted((ROOT / "pugc_core").rglob("*.py"))
+MODULES = [*CORE, *sorted((ROOT / "pugc_dagster").rglob("*.py"))]
+HEAVY = {"torch", "vllm", "transformers", "trl"}
+
+
+def imports(path: Path, *, top_level: bool = False) -> set[str]:
+    """Packages a module imports; with `top_level`, only those it imports whenever it is imported."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = tree.body if top_level else ast.walk(tree)
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("path", CORE, ids=lambda p: str(p.relative_to(ROOT)))
+def test_core_does_not_know_dagster(path: Path) -> None:
+    assert not imports(path) & {"dagster", "pugc_dagster"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_modules_are_small(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+
+
+def test_most_modules_are_very_small() -> None:
+    assert statistics.median(len(p.read_text(encoding="utf-8").splitlines()) for p in MODULES) < 120
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import pugc_core",
+        "import pugc_core.recipe, pugc_core.pipeline",
+        "import pugc_dagster.definitions as d; d.of(d.recipes())",
+    ],
+)
+def test_nothing_heavy_is_imported_before_a_model_is_needed(code: str, tmp_path: Path) -> None:
+    (tmp_path / "dagster.yaml").write_text("")
+    check = f"{code}\nimport sys\nprint(sorted({HEAVY!r} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert result.stdout.splitlines()[-1] == "[]"
+
+
+def test_readme_lists_the_stages_in_run_order() -> None:
+    stages = [module.__name__.rsplit(".", 1)[-1] for module in STAGES]
+    assert stages[: len(TABLES)] == list(TABLES)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `(\w+)` \|", readme, flags=re.MULTILINE) == stages
+
+
+@pytest.mark.parametrize("stage", [name for name in TABLES if name not in ("ugc", "pairs", "dataset")])
+def test_a_stage_is_one_noun_everywhere(stage: str) -> None:
+    for place in ("pugc_core/stages", "pugc_core/prompts", "pugc_dagster/stages"):
+        assert (ROOT / place / f"{stage}.py").is_file()
+    assert (ROOT / "tests" / "core" / f"test_{stage}.py").is_file()

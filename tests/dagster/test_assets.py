@@ -1,0 +1,213 @@
+"""The asset graph, and what a run of it leaves behind: tables, events with their metadata, notes of the calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from pugc_core import runs, storage
+from pugc_core.errors import SourceError, StorageError
+from pugc_core.recipe import load
+from pugc_core.summary import SHARDED
+from pugc_core.workspace import Workspace
+from pugc_dagster import definitions, execute
+from pugc_dagster.project import data_root, recipe_folders
+
+CHAIN = ["ugc", "quality", "instructions", "relevance", "responses", "rewards", "pairs", "dataset"]
+
+
+def keys(recipe: str, *stages: str) -> list[dg.AssetKey]:
+    return [dg.AssetKey([recipe, *stage.split("/")]) for stage in stages]
+
+
+def metadata_of(instance: dg.DagsterInstance, key: dg.AssetKey, shard: str | None = None) -> dict[str, Any]:
+    wanted = dg.AssetRecordsFilter(asset_key=key, asset_partitions=[shard] if shard else None)
+    record = instance.fetch_materializations(wanted, limit=1).records[0]
+    assert record.asset_materialization is not None
+    return {name: value.value for name, value in record.asset_materialization.metadata.items()}
+
+
+def test_the_graph_is_what_it_was(project: Path) -> None:
+    """A snapshot: keys, dependencies, groups, pools, partitions. A change here is a change users see."""
+    graph = definitions.of(definitions.recipes()).resolve_asset_graph()
+    seen = {}
+    for key in graph.get_all_asset_keys():
+        if key.path[0] != "tiny":
+            continue
+        node = graph.get(key)
+        assert node.group_name == "tiny"
+        name = "/".join(key.path[1:])
+        parents = sorted("/".join(parent.path[1:]) for parent in node.parent_keys)
+        seen[name] = (parents, node.partitions_def is not None, sorted(node.pools or ()))
+    assert seen == {
+        "ugc": ([], True, []),
+        "quality": (["ugc"], True, ["gpu"]),
+        "instructions": (["quality", "ugc"], True, ["gpu"]),
+        "relevance": (["instructions", "ugc"], True, ["gpu"]),
+        "responses": (["instructions", "relevance"], True, ["gpu"]),
+        "rewards": (["instructions", "responses", "ugc"], True, ["gpu"]),
+        "pairs": (["instructions", "responses", "rewards"], True, []),
+        "dataset": (["pairs"], False, []),
+        "policy/dpo": (["dataset"], False, ["gpu"]),
+        "policy/simpo": (["dataset"], False, ["gpu"]),
+        "report": (["dataset", "policy/dpo", "policy/simpo"], False, []),
+    }
+
+
+def test_every_recipe_is_a_group_and_every_asset_says_what_it_is(project: Path) -> None:
+    graph = definitions.of(definitions.recipes()).resolve_asset_graph()
+    nodes = [graph.get(key) for key in graph.get_all_asset_keys()]
+    assert {node.group_name for node in nodes} == {"tiny", "small", "paper", "paper_base", "scripted"}
+    assert all(node.description and node.description.endswith(".") for node in nodes)
+
+
+def test_a_broken_recipe_is_left_out_and_the_others_load(project: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (project / "recipes" / "broken.toml").write_text('extends = "tiny"\n[quality]\nmin_scroe = 3\n')
+    groups = {node.group_name for node in definitions.of(definitions.recipes()).resolve_asset_graph().asset_nodes}
+    assert "scripted" in groups
+    assert "broken" not in groups
+    assert "min_scroe" in caplog.text
+
+
+def test_code_version_follows_the_fingerprint(project: Path) -> None:
+    def versions() -> dict[str, str | None]:
+        graph = definitions.of(definitions.recipes()).resolve_asset_graph()
+        return {key.path[1]: graph.get(key).code_version for key in keys("scripted", *CHAIN)}
+
+    before = versions()
+    file = project / "recipes" / "scripted.toml"
+    file.write_text(file.read_text() + "[rewards]\nn = 4\n")
+    after = versions()
+    assert {name for name in before if before[name] != after[name]} == {"rewards"}
+
+
+def run(names: tuple[str, ...] = (), to: str | None = "dataset", recipe: str = "scripted") -> None:
+    with execute.instance() as instance:
+        execute.run(instance, load(recipe, recipe_folders()), Workspace(data_root()), names, to)
+
+
+def ingest(*files: Path) -> None:
+    with execute.instance() as instance:
+        execute.ingest(instance, Workspace(data_root()), [str(f) for f in files])
+
+
+def test_shards_in_one_run_leave_tables_and_events_with_metadata(project: Path, posts: Callable[..., Path]) -> None:
+    ingest(posts("a"), posts("b"), posts("c"))
+    run()
+    store = Workspace(data_root()).store
+    for stage in SHARDED:
+        assert store.shards("scripted", stage) == ["a", "b", "c"]
+    with execute.instance() as instance:
+        assert [r.status for r in instance.get_runs()] == [dg.DagsterRunStatus.SUCCESS] * 2
+        for stage in SHARDED:
+            shown = metadata_of(instance, keys("scripted", stage)[0], "b")
+            footer = store.footer("scripted", stage, "b")
+            assert footer is not None
+            assert shown["dagster/row_count"] == footer.rows_in
+            assert shown["kept"] + shown["dropped"] == footer.rows_in
+            assert shown["drop_reasons"] == dict(footer.dropped)
+        judged = metadata_of(instance, keys("scripted", "rewards")[0], "b")
+        assert judged["calls_made"] > 0
+        assert judged["completion_tokens"] > 0
+        dataset = metadata_of(instance, keys("scripted", "dataset")[0])
+        assert dataset["shards"] == 3
+
+
+def test_the_same_run_again_reuses_every_table(project: Path, posts: Callable[..., Path]) -> None:
+    ingest(posts("a"), posts("b"))
+    run()
+    path = Workspace(data_root()).store.path("scripted", "rewards", "a")
+    before = Path(path).stat().st_mtime_ns
+    run()
+    assert Path(path).stat().st_mtime_ns == before
+    page = runs.last(Workspace(data_root()).calls("scripted"))
+    assert {stage: (c["made"], c["reused"]) for stage, c in page["stages"].items()} == {
+        **dict.fromkeys(SHARDED, (0, 2)),
+        "dataset": (0, 1),
+    }
+
+
+def test_one_shard_alone_goes_through_the_same_code(project: Path, posts: Callable[..., Path]) -> None:
+    ingest(posts("a"), posts("b"), posts("c"))
+    run(("b",), to="quality")
+    assert Workspace(data_root()).store.shards("scripted", "quality") == ["b"]
+    run(("a", "c"), to="ugc")  # two stretches of partitions, two Dagster runs
+    assert Workspace(data_root()).store.shards("scripted", "ugc") == ["a", "b", "c"]
+
+
+def test_one_broken_shard_fails_the_run_but_not_the_others(project: Path, posts: Callable[..., Path]) -> None:
+    ingest(posts("a"), posts("b"), posts("c"))
+    Path(Workspace(data_root()).source("b")).write_bytes(b"")
+    with pytest.raises(SourceError, match=r"1 of 3 shards failed.*b: .*empty"):
+        run()
+    assert Workspace(data_root()).store.shards("scripted", "ugc") == ["a", "c"]
+    with execute.instance() as instance:
+        (failed,) = instance.get_runs()
+        assert failed.status is dg.DagsterRunStatus.FAILURE
+        done = instance.get_materialized_partitions(keys("scripted", "ugc")[0])
+        assert done == {"a", "c"}  # the web UI shows what is there
+
+
+def test_a_partition_of_one_shard_from_the_web_ui(project: Path, posts: Callable[..., Path]) -> None:
+    """The web UI launches one partition with a partition key and not with a range."""
+    ingest(posts("a"), posts("b"))
+    with execute.instance() as instance:
+        job = definitions.of(definitions.recipes()).resolve_implicit_global_asset_job_def()
+        result = job.execute_in_process(
+            instance=instance, partition_key="a", asset_selection=keys("scripted", "ugc", "quality", "instructions")
+        )
+        assert result.success
+        assert metadata_of(instance, keys("scripted", "quality")[0], "a")["dagster/row_count"] == 8
+    assert Workspace(data_root()).store.shards("scripted", "instructions") == ["a"]
+
+
+def test_a_stage_without_its_input_says_what_to_run(project: Path, posts: Callable[..., Path]) -> None:
+    ingest(posts("a"))
+    with execute.instance() as instance:
+        job = definitions.of(definitions.recipes()).resolve_implicit_global_asset_job_def()
+        with pytest.raises(StorageError) as caught:
+            job.execute_in_process(
+                instance=instance, partition_key="a", asset_selection=keys("scripted", "instructions")
+            )
+    assert caught.value.fix == "pugc run --recipe scripted --shard a --to ugc"
+
+
+def test_the_dataset_is_of_the_shards_that_are_there(project: Path, posts: Callable[..., Path]) -> None:
+    ingest(posts("a"), posts("b"))
+    run(("a",))
+    with execute.instance() as instance:
+        assert metadata_of(instance, keys("scripted", "dataset")[0])["shards"] == 1
+    run()
+    with execute.instance() as instance:
+        assert metadata_of(instance, keys("scripted", "dataset")[0])["shards"] == 2
+
+
+def test_runs_of_a_killed_command_are_marked_failed(project: Path) -> None:
+    with execute.instance() as instance:
+        job = definitions.of(definitions.recipes()).resolve_implicit_global_asset_job_def()
+        dead = instance.create_run_for_job(
+            job, tags={execute._PROCESS_TAG: f"{execute.socket.gethostname()}:999999999"}
+        )
+        other = instance.create_run_for_job(job, tags={execute._PROCESS_TAG: "another-machine:1"})
+        for run_ in (dead, other):
+            instance.report_run_starting = None  # type: ignore[assignment]
+            event = dg.DagsterEvent(event_type_value=dg.DagsterEventType.RUN_START.value, job_name=job.name)
+            instance.report_dagster_event(event, run_.run_id)
+    with execute.instance() as instance:
+        states = {r.run_id: r.status for r in instance.get_runs()}
+    assert states == {dead.run_id: dg.DagsterRunStatus.FAILURE, other.run_id: dg.DagsterRunStatus.STARTED}
+
+
+def test_data_may_lie_on_another_file_system(
+    project: Path, posts: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PUGC_DATA", "memory://elsewhere/pugc")
+    ingest(posts("a"))
+    run()
+    assert not (project / "data").exists()
+    assert storage.names("memory://elsewhere/pugc/tables/scripted/pairs") == ["a.parquet"]
+    assert storage.exists("memory://elsewhere/pugc/datasets/scripted/train.parquet")

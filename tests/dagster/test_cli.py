@@ -1,0 +1,182 @@
+"""The command `pugc`, as people type it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+from click.testing import CliRunner, Result
+
+from pugc_dagster.cli import main
+
+
+def pugc(*words: object, code: int = 0) -> Result:
+    result = CliRunner().invoke(main, [str(w) for w in words])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == code, result.output
+    return result
+
+
+@pytest.fixture
+def made(project: Path, posts: Callable[..., Path]) -> Path:
+    """A project with two shards, run to the dataset."""
+    pugc("ingest", posts("a"), posts("b"))
+    pugc("run", "--recipe", "scripted", "--to", "dataset")
+    return project
+
+
+def test_status_counts_every_row_and_every_call(made: Path) -> None:
+    status = json.loads(pugc("status", "--recipe", "scripted", "--json").output)
+    assert list(status["stages"]) == [
+        "ugc", "quality", "instructions", "relevance", "responses", "rewards", "pairs", "dataset",
+    ]  # fmt: skip
+    for counts in status["stages"].values():
+        assert counts["rows_in"] == counts["kept"] + sum(counts["dropped"].values())
+    assert status["stages"]["ugc"]["rows_in"] == 16
+    # What one stage keeps is what the next takes in.
+    stages = status["stages"]
+    for earlier, later in [("ugc", "quality"), ("quality", "instructions"), ("instructions", "relevance")]:
+        assert stages[later]["rows_in"] == stages[earlier]["kept"]
+    assert stages["responses"]["rows_in"] == 4 * stages["relevance"]["kept"]
+    assert status["roles"]["quality_judge"]["made"] == 16
+    assert status["roles"]["reward_judge"]["made"] >= 8 * stages["responses"]["kept"]
+    again = json.loads(pugc("run", "--recipe", "scripted", "--to", "dataset", "--json").output)
+    assert {role: calls["made"] for role, calls in again["roles"].items()} == dict.fromkeys(status["roles"], 0)
+    assert again["stages"] == status["stages"]
+
+
+def test_a_new_reward_prompt_costs_the_judge_alone(made: Path) -> None:
+    first = json.loads(pugc("status", "--recipe", "scripted", "--json").output)
+    own = made / "recipes" / "judge.txt"
+    own.write_text("Rate {response} to {instruction}, given {ugc}. End with [RESULT] and 1 to 5.\n")
+    file = made / "recipes" / "scripted.toml"
+    before = file.read_text()
+
+    def rerun() -> dict[str, int]:
+        status = json.loads(pugc("run", "--recipe", "scripted", "--to", "dataset", "--json").output)
+        return {role: calls["made"] for role, calls in status["roles"].items()}
+
+    file.write_text(before + '[rewards]\nprompt = "judge.txt"\n')
+    calls = rerun()
+    assert calls.pop("reward_judge") >= first["roles"]["reward_judge"]["made"] * 0.9
+    assert set(calls.values()) == {0}
+    file.write_text(before)
+    assert set(rerun().values()) == {0}
+
+
+def test_status_for_people(made: Path) -> None:
+    text = pugc("status", "--recipe", "scripted").output
+    for word in ("quality", "reasons", "made", "rewards of", "chosen", "rejected", "votes", "make ui", "dataset"):
+        assert word in text
+
+
+def test_status_before_the_first_run(project: Path) -> None:
+    assert "pugc run --recipe scripted" in pugc("status", "--recipe", "scripted").output
+    assert json.loads(pugc("status", "--recipe", "scripted", "--json").output)["stages"] == {}
+
+
+def test_show_pair_leads_back_to_post_and_votes(made: Path) -> None:
+    pugc("export", made / "pairs.jsonl", "--recipe", "scripted", "--what", "pairs")
+    row = json.loads((made / "pairs.jsonl").read_text().splitlines()[0])
+    behind = json.loads(pugc("show", "pair", row["pair_id"][:8], "--recipe", "scripted", "--json").output)
+    assert behind["pair"]["pair_id"] == row["pair_id"]
+    assert behind["post"]["ugc_id"] == row["ugc_id"]
+    assert len(behind["responses"]) == 4
+    assert all(len(r["votes"]) >= 8 for r in behind["responses"])
+
+
+def test_show_pair_of_no_such_id(made: Path) -> None:
+    assert "no pair nothere" in pugc("show", "pair", "nothere", "--recipe", "scripted", code=1).output
+
+
+def test_export_dataset_and_rationales(made: Path) -> None:
+    pugc("export", made / "out" / "train.parquet", "--recipe", "scripted")
+    dataset = pl.read_parquet(made / "out" / "train.parquet")
+    assert {"prompt", "chosen", "rejected"} <= set(dataset.columns)
+    answer = json.loads(
+        pugc("export", made / "votes.jsonl", "--recipe", "scripted", "--what", "rationales", "--json").output
+    )
+    votes = [json.loads(line) for line in (made / "votes.jsonl").read_text().splitlines()]
+    assert answer["rows"] == len(votes) > 0
+    assert {"feedback", "score", "draw", "response", "instruction"} <= set(votes[0])
+    assert "take rationales, ugc" in pugc("export", made / "x.jsonl", "--what", "nonsense", code=1).output
+    assert ".jsonl or .parquet" in pugc("export", made / "x.xlsx", code=1).output
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("empty.jsonl", b"", "empty"),
+        ("my.posts.jsonl", b'{"text": "x"}\n', "my-posts"),
+        ("a b.jsonl", b'{"text": "x"}\n', "a-b"),
+        ("posts.docx", b"x", ".jsonl"),
+        ("utf16.jsonl", '{"text": "x"}\n'.encode("utf-16"), "iconv"),
+    ],
+)
+def test_ingest_refuses_what_cannot_be_a_shard(project: Path, name: str, content: bytes, said: str) -> None:
+    path = project.parent / name
+    path.write_bytes(content)
+    output = pugc("ingest", path, code=1).output
+    assert "error:" in output
+    assert said in output
+    assert not list(project.glob("data/inbox/*"))
+
+
+def test_ingest_of_a_missing_file_and_of_nothing(project: Path) -> None:
+    assert "nothere.jsonl" in pugc("ingest", project / "nothere.jsonl", code=1).output
+    assert "FILE" in pugc("ingest", code=2).output
+
+
+def test_two_files_for_one_shard(project: Path, posts: Callable[..., Path]) -> None:
+    a = posts("a")
+    other = a.with_suffix(".csv")
+    other.write_text("text\nhello\n")
+    pugc("ingest", a)
+    assert "already there" in pugc("ingest", other, code=1).output
+
+
+def test_run_without_any_shard(project: Path) -> None:
+    output = pugc("run", "--recipe", "scripted", code=1).output
+    assert "there is no shard" in output
+    assert "pugc ingest FILE" in output
+
+
+def test_run_of_unknown_shard_stage_and_recipe(project: Path, posts: Callable[..., Path]) -> None:
+    pugc("ingest", posts("a"))
+    assert "there are: a" in pugc("run", "--recipe", "scripted", "--shard", "b", code=1).output
+    assert "stages: ugc, quality" in pugc("run", "--recipe", "scripted", "--to", "rewrads", code=1).output
+    assert "did you mean scripted" in pugc("run", "--recipe", "scriptd", code=1).output
+
+
+def test_a_scripted_policy_cannot_be_trained(made: Path) -> None:
+    output = pugc("run", "--recipe", "scripted", code=1).output
+    assert "no weights to train" in output
+    assert "--to dataset" in output
+
+
+def test_a_model_that_does_not_exist(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (made / "recipes" / "gone.toml").write_text(
+        'extends = "tiny"\n[models.tiny]\nid = "nobody/no-such-model"\nengine = "transformers"\n'
+    )
+    output = pugc("run", "--recipe", "gone", "--to", "quality", code=1).output
+    assert "no model nobody/no-such-model" in output
+    assert "fix:" in output
+
+
+def test_doctor(project: Path) -> None:
+    findings = json.loads(pugc("doctor", "--recipe", "scripted", "--json").output)
+    by_name = {f["what"]: f for f in findings}
+    assert by_name["reward_judge"]["state"].endswith("on scripted (named in the recipe)")
+    assert by_name["polars"]["ok"]
+    assert "no recipe" in pugc("doctor", "--recipe", "nonsense", code=1).output
+
+
+def test_outside_a_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert "no dagster.yaml" in pugc("status", code=1).output
