@@ -289,7 +289,7 @@ class _Shelf:
             try:
                 with fs.open(inner, "rb") as handle:
                     file = pq.ParquetFile(handle, page_checksum_verification=True)
-                    self._files[part, group] = file.read_row_group(group)
+                    self._files[part, group] = file.read_row_group(group).select(SCHEMA.names)
             except FileNotFoundError:
                 raise
             except _DAMAGE as err:

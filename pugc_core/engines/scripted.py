@@ -58,7 +58,8 @@ class ScriptedEngine:
     that is used up in order.
 
     `delay` seconds are slept per request (to be killed in the middle of a run). `faults` maps a request's number
-    (from 0) to an exception to raise or a reason to refuse it with.
+    (from 0) to an exception to raise or a reason to refuse it with. `journal` names a file that gets a line
+    "seconds key" per answer, which outlives the process.
     """
 
     name = "scripted 1"
@@ -70,11 +71,13 @@ class ScriptedEngine:
         delay: float = 0.0,
         capacity: int = 64,
         faults: Mapping[int, Exception | str] | None = None,
+        journal: str | None = None,
     ) -> None:
         self._script = script if callable(script) else _canned(script)
         self._delay = delay
         self._capacity = capacity
         self._faults = dict(faults or {})
+        self._journal = journal
         self._queue: deque[Request] = deque()
         self.requests: list[Request] = []
         self.closed = False
@@ -115,6 +118,9 @@ class ScriptedEngine:
                     request.key(draw), text, "stop", prompt_tokens, len(text.split()), request.seed(draw), self.name
                 )
             )
+        if self._journal:
+            with open(self._journal, "a", encoding="ascii") as journal:
+                journal.writelines(f"{time.time():.3f} {answer.key.hex()}\n" for answer in answers)
         yield 1, answers
 
 

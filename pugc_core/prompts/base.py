@@ -21,7 +21,7 @@ class Message(NamedTuple):
 
 # Turn and sentence markers of the chat formats in use: <|im_start|>, <|eot_id|>, [INST], <<SYS>>, </s>, <start_of_turn> ...
 CONTROL = re.compile(
-    r"<\|[^|<>\s]{1,40}\|>|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\]|<</?SYS>>"
+    r"<[|｜][^|｜<>\s]{1,40}[|｜]>|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\]|<</?SYS>>"
     r"|</?(?:s|unk|pad|bos|eos|mask|start_of_turn|end_of_turn)>",
     re.IGNORECASE,
 )
@@ -103,7 +103,7 @@ def load(
             fix="name a bundled wording or the path of a text file",
         )
     try:
-        text = path.read_text(encoding="utf-8").strip("\n")
+        text = path.read_text(encoding="utf-8-sig").strip("\n")
     except UnicodeDecodeError as err:
         raise RecipeError(f"prompt file {path} is not UTF-8: {err}", fix="save it as UTF-8") from err
     system, bar, user = text.partition("\n---\n")

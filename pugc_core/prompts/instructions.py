@@ -46,6 +46,8 @@ and specific rather than general. Write a single question or instruction and not
 }
 
 _LABEL = re.compile(r"^\s*(?:\*\*)?(?:question|instruction|query)(?:\*\*)?\s*:\s*(?:\*\*)?\s*", re.IGNORECASE)
+# Quotes around the whole; those of `"affect" or "effect"` and the apostrophe of `'What's new?'` stay.
+_QUOTED = re.compile(r"""["“]([^"“”]*)["”]|'((?:[^']|(?<=\w)'(?=\w))*)'""")
 _REFERS = re.compile(
     r"\b(?:(?:the|this|that|above|given|provided|following)\s+(?:context|text|passage|document|article|post|excerpt)"
     r"|according to (?:the|this) (?:author|writer|context|text|passage|document|article|post))\b",
@@ -57,9 +59,8 @@ def parse(answer: str) -> str:
     """The instruction alone: without a leading label, surrounding quotes, markers or blank space. May be empty."""
     text = re.sub(r"</?s>|<(?:example|context) (?:start|end)>", " ", answer)
     text = _LABEL.sub("", " ".join(text.split()))
-    if len(text) > 1 and text[0] in "\"'“" and text[-1] in "\"'”":
-        text = text[1:-1].strip()
-    return text
+    quoted = _QUOTED.fullmatch(text)
+    return (quoted.group(1) or quoted.group(2) or "").strip() if quoted else text
 
 
 def refers_to_context(instruction: str) -> bool:

@@ -42,7 +42,7 @@ Give a reason, then a last line "Score: k".
     ),
 }
 
-_SCORE = re.compile(r"score\W{0,6}([1-5])(?:\s*(?:/|out of)\s*5)?\W*$", re.IGNORECASE)
+_SCORE = re.compile(r"score\W{0,6}(?<![-+.,])([1-5])(?:\s*(?:/|out of)\s*5)?\W*$", re.IGNORECASE)
 
 
 def parse(answer: str) -> int | None:

@@ -90,17 +90,19 @@ Compare the response with the reference document. Write feedback, then [RESULT] 
     ),
 }
 
-_MARKER = re.compile(r"\[(?:RESULT|SCORE)\]|\b(?:result|score)\s*:|\bscore of\b", re.IGNORECASE)
+_MARKER = re.compile(r"\[(?:RESULT|SCORE)\]|\b(?:result|score)[\s*]*:|\bscore of\b", re.IGNORECASE)
 _VALUE = re.compile(
-    r"[\s*_:]*[\[({]?\s*([1-5])\s*[\])}]?(?:\s*(?:/|out of)\s*5)?[\s*_.!\"']*(?:</s>)?\s*(?=$|\n|[A-Za-z(])"
+    r"[\s*_:\"']*[\[({]?\s*([1-5])(?![^\W_])\s*[\])}]?(?:\s*(?:/|out of)\s*5(?!\d))?\s*[\])}]?"
+    r"(?!\s*(?:out of|of|or|to|point|and (?:a|\d))\b)"  # "4 out of 10", "4 or 5", "3 and a half" are no votes
+    r"[\s*_.,:;!\"'-]*(?:</s>)?\s*(?=$|\n|[A-Za-z(])"
 )
 
 
 def parse(answer: str) -> int | None:
     """The score behind the last marker, or None.
 
-    Accepts `[RESULT] 4`, `(4)`, `4/5`, `4.`, `4</s>`, `Score: 4`, `4 because ...`; refuses 3.5, 7, and text without
-    a marker. The last marker decides, also when nothing valid follows it.
+    Accepts `[RESULT] 4`, `(4)`, `4/5`, `4.`, `4</s>`, `Score: 4`, `4 because ...`; refuses 3.5, 7, `4 or 5`, `4 out of 10`
+    and text without a marker. The last marker decides, also when nothing valid follows it.
     """
     markers = list(_MARKER.finditer(answer))
     if not markers:

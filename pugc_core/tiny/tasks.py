@@ -31,7 +31,7 @@ from pugc_core.tiny.text import (
 
 # Share of the samples per task; `plain` (general text) shrinks as training goes on, see `Tasks.sample`.
 MIXTURE = {"quality": 0.13, "instructions": 0.17, "relevance": 0.24, "responses": 0.16, "rewards": 0.30}
-PLAIN_FIRST, PLAIN_LAST = 0.35, 0.05
+PLAIN_FIRST, PLAIN_LAST = 0.25, 0.05
 LEVELS = (0.08, 0.25, 0.5, 0.8)  # overlap F1 from which a response earns 2, 3, 4, 5
 LONG_ANSWER = 90
 KINDS = ("copy", "part", "part", "mixed", "mixed", "thin", "thin", "thin", "foreign", "rest", "rest", "cut", "salad")

@@ -25,7 +25,7 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from pugc_core.prompts import instructions, quality, relevance, rewards
 from pugc_core.tiny import corpus, phrases, tokenizer
-from pugc_core.tiny.batches import Batch, Packer, chunk
+from pugc_core.tiny.batches import Batch, Packer, chunk, copying
 from pugc_core.tiny.measure import quick
 from pugc_core.tiny.tasks import Tasks
 from pugc_core.tiny.text import Salience
@@ -41,9 +41,10 @@ class Settings:
     minutes: float = 25.0
     tokens: int = 3072  # per step, padding included
     samples: int = 768  # made at a time
-    matrix_rate: float = 0.02  # Muon, for the matrices
-    other_rate: float = 4e-3  # Adam, for embedding and norms
+    rate: float = 1.5e-3
     warmup: float = 0.02
+    copying: float = 0.07  # the first part of the time, spent on copying alone
+    still_copying: float = 0.6  # until here, one batch in ten is copying
     threads: int = 2
     report: float = 240.0  # seconds between progress lines
 
@@ -66,7 +67,11 @@ def build(vocabulary: int, end: int, pad: int) -> LlamaForCausalLM:
         pad_token_id=pad,
     )
     # Eager attention: on a CPU the backward pass of the fused kernel is several times slower at these lengths.
-    return LlamaForCausalLM._from_config(config, attn_implementation="eager")
+    model = LlamaForCausalLM._from_config(config, attn_implementation="eager")
+    with torch.no_grad():  # so that a word attends to the same word from the start
+        for layer in model.model.layers:
+            layer.self_attn.k_proj.weight.copy_(layer.self_attn.q_proj.weight)
+    return model
 
 
 def loss_of(model: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
@@ -84,16 +89,6 @@ def loss_of(model: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
     return (losses * there).sum() / there.sum().clamp(min=1.0)
 
 
-def optimizers(model: LlamaForCausalLM, settings: Settings) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the layers, Adam for the rest."""
-    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
-    others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
-    return [
-        torch.optim.Muon(matrices, lr=settings.matrix_rate, weight_decay=0.02),
-        torch.optim.AdamW(others, lr=settings.other_rate, betas=(0.9, 0.98), weight_decay=0.0),
-    ]
-
-
 def rate(progress: float, warmup: float) -> float:
     """The share of the full learning rate: a short rise, then half a cosine down to nearly nothing."""
     if progress < warmup:
@@ -105,8 +100,7 @@ def fit(
     model: LlamaForCausalLM, tok: Any, tasks: Tasks, settings: Settings, look: Callable[[], dict[str, float]]
 ) -> dict[str, float]:
     """Trains until the time is up; returns steps, tokens and minutes."""
-    optims = optimizers(model, settings)
-    base = [group["lr"] for o in optims for group in o.param_groups]
+    optim = torch.optim.AdamW(model.parameters(), lr=settings.rate, betas=(0.9, 0.98), weight_decay=0.05)
     autocast = torch.cpu._is_amx_tile_supported()  # without these units bfloat16 is slower than float32
     start = last = time.monotonic()
     packer = Packer(settings.tokens, tok.pad_token_id)
@@ -114,26 +108,37 @@ def fit(
     mean = 0.0
     progress = 0.0
     while progress < 1.0:
-        for batch in chunk(tasks, tok, packer, progress, settings.samples):
+        for batch in _next(tasks, tok, packer, progress, settings):
             progress = (time.monotonic() - start) / (60 * settings.minutes)
             if progress >= 1.0:
                 break
-            groups = [group for o in optims for group in o.param_groups]
-            for group, full in zip(groups, base, strict=True):
-                group["lr"] = full * rate(progress, settings.warmup)
+            for group in optim.param_groups:
+                group["lr"] = settings.rate * rate(progress, settings.warmup)
             with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
                 loss = loss_of(model, batch)
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            for optim in optims:
-                optim.step()
-                optim.zero_grad(set_to_none=True)
+            optim.step()
+            optim.zero_grad(set_to_none=True)
             steps, tokens = steps + 1, tokens + batch.tokens
             mean = loss.item() if steps == 1 else 0.98 * mean + 0.02 * loss.item()
             if time.monotonic() - last > settings.report:
                 last = time.monotonic()
                 _line(progress, steps, tokens, tokens / (last - start), mean, look())
     return {"steps": steps, "tokens": tokens, "minutes": round((time.monotonic() - start) / 60, 2)}
+
+
+def _next(tasks: Tasks, tok: Any, packer: Packer, progress: float, settings: Settings) -> list[Batch]:
+    """The next few batches for this point of the training."""
+    rng = tasks.rng
+    if progress < settings.copying:
+        longest = 32 if progress < settings.copying / 2 else 96
+        return [copying(rng, len(tok), settings.tokens, longest) for _ in range(8)]
+    batches = chunk(tasks, tok, packer, progress, settings.samples)
+    if progress < settings.still_copying:
+        batches += [copying(rng, len(tok), settings.tokens, 96) for _ in range(len(batches) // 9)]
+        rng.shuffle(batches)
+    return batches
 
 
 def _line(progress: float, steps: int, tokens: int, speed: float, loss: float, seen: dict[str, float]) -> None:

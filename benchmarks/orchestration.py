@@ -1,0 +1,73 @@
+"""What Dagster and the tables cost per shard and stage: the whole chain to `dataset` with the scripted engine.
+
+    .venv/bin/python benchmarks/orchestration.py --shards 200 --posts 10
+
+Prints wall and CPU seconds of `pugc run` in a fresh project, of the same command again, and both per shard and stage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+RECIPE = 'extends = "tiny"\n[models.tiny]\nengine = "scripted"\n'
+STAGES = 7
+
+
+def write_shard(folder: Path, number: int, posts: int) -> None:
+    lines = []
+    for i in range(posts):
+        body = f"Post {i} of shard {number}. " + f"First take part {i}, then turn it and wait a while. " * 6
+        lines.append(json.dumps({"title": f"How to do thing {number}-{i}", "body": body}))
+    (folder / f"shard-{number:05d}.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def run(project: Path) -> dict[str, float]:
+    env = {k: v for k, v in os.environ.items() if k not in ("DAGSTER_HOME", "PUGC_DATA", "PUGC_RECIPES")}
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    begun = time.perf_counter()
+    command = [sys.executable, "-m", "pugc_dagster", "run", "--recipe", "scripted", "--to", "dataset", "--json"]
+    subprocess.run(command, cwd=project, env=env, check=True, stdout=subprocess.DEVNULL)
+    wall = time.perf_counter() - begun
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {"wall_s": round(wall, 2), "cpu_s": round(cpu, 2), "peak_mib": round(after.ru_maxrss / 1024)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--shards", type=int, default=200)
+    parser.add_argument("--posts", type=int, default=10)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        project = Path(folder)
+        (project / "recipes").mkdir()
+        (project / "recipes" / "scripted.toml").write_text(RECIPE)
+        for name in ("dagster.yaml", "workspace.yaml"):
+            shutil.copy(ROOT / name, project)
+        inbox = project / "data" / "inbox"
+        inbox.mkdir(parents=True)
+        for number in range(options.shards):
+            write_shard(inbox, number, options.posts)
+        for name in ("first run", "same again"):
+            cost = run(project)
+            per_shard = cost["wall_s"] / options.shards
+            figures = {
+                **cost,
+                "s_per_shard": round(per_shard, 3),
+                "ms_per_shard_stage": round(1000 * per_shard / STAGES, 1),
+            }
+            print(f"{name}, {options.shards} shards of {options.posts} posts: {json.dumps(figures)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

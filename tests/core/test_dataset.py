@@ -1,0 +1,135 @@
+"""Stage dataset: what TRL reads, each pair once, split by post."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import polars as pl
+import pytest
+from helpers.stages import Run, changed, drive, ident, table
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from pugc_core import records
+from pugc_core.prompts import responses
+from pugc_core.prompts.base import Prompt
+from pugc_core.stages.dataset import ALL, Dataset, DatasetConfig, split_of
+
+PROMPT = responses.WORDINGS["default"]
+STAGE = Dataset(DatasetConfig(), PROMPT)
+
+
+def pairs(*names: str, shard: str = "a", **columns: Any) -> pl.DataFrame:
+    rows = [
+        {
+            "pair_id": ident(name),
+            "instruction_id": ident(f"instruction of {name}"),
+            "ugc_id": ident(f"post of {name}"),
+            "instruction": f"How {name}?",
+            "chosen": f"good {name}",
+            "rejected": f"bad {name}",
+            "chosen_reward": 5.0,
+            "rejected_reward": 1.5,
+            "margin": 3.5,
+            **columns,
+        }
+        for name in names
+    ]
+    return table(records.PAIRS, rows).with_columns(shard=pl.lit(shard))
+
+
+def build(frames: Sequence[pl.DataFrame], stage: Dataset = STAGE) -> Run:
+    return drive(stage, {}, shard=ALL, pairs=pl.concat(frames))
+
+
+def test_a_row_is_conversational() -> None:
+    (row,) = build([pairs("one")]).table.iter_rows(named=True)
+    assert row == {
+        "pair_id": ident("one"),
+        "instruction_id": ident("instruction of one"),
+        "ugc_id": ident("post of one"),
+        "shard": "a",
+        "split": split_of(ident("post of one"), 0.1),
+        "prompt": [{"role": "user", "content": "How one?"}],
+        "chosen": [{"role": "assistant", "content": "good one"}],
+        "rejected": [{"role": "assistant", "content": "bad one"}],
+        "chosen_reward": 5.0,
+        "rejected_reward": 1.5,
+        "margin": 3.5,
+        "keep": True,
+        "drop_reason": None,
+    }
+
+
+def test_the_prompt_is_the_policys_own_wording() -> None:
+    wording = Prompt(user="Answer: {instruction}", slots=("instruction",), system="Be brief.")
+    (prompt,) = build([pairs("one", instruction="How </s>?")], Dataset(DatasetConfig(), wording)).rows("prompt")
+    assert prompt == [{"role": m.role, "content": m.content} for m in wording.render({"instruction": "How </s>?"})]
+    assert [turn["role"] for turn in prompt] == ["system", "user"]
+
+
+def test_a_pair_that_stands_in_two_shards_is_taken_once() -> None:
+    frames = [pairs("one", "two"), pairs("two", "three", shard="b"), pairs("two", shard="c")]
+    run = build(frames)
+    assert run.counts == (5, 3, {"duplicate": 2})
+    kept = run.table.filter("keep")
+    assert sorted(kept["pair_id"]) == sorted(map(ident, ("one", "two", "three")))
+    assert kept.filter(pl.col("pair_id") == ident("two"))["shard"].to_list() == ["a"]
+
+
+def test_the_table_does_not_depend_on_the_order_of_shards_or_rows() -> None:
+    frames = [pairs("one", "two"), pairs("two", "three", shard="b")]
+    first = build(frames)
+    assert build(frames[::-1]).table.equals(first.table)
+    assert build([frame.reverse() for frame in frames]).table.equals(first.table)
+
+
+def test_dropped_pairs_stay_out() -> None:
+    dropped = pairs("two", drop_reason="all_tied")
+    assert build([pairs("one"), dropped]).rows("pair_id") == [ident("one")]
+    assert build([dropped]).counts == (0, 0, {})
+
+
+def test_pairs_of_one_post_are_on_the_same_side() -> None:
+    posts = [ident(f"p{i}") for i in range(50)]
+    frames = [pairs(f"{post}{i}", ugc_id=post, shard=str(i)) for i in range(3) for post in posts]
+    rows = build(frames, Dataset(DatasetConfig(test_share=0.5), PROMPT)).rows("ugc_id", "split")
+    assert len(rows) == 150
+    assert len(set(rows)) == 50
+    assert {split for _, split in rows} == {"train", "test"}
+
+
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.1, 0.5, 0.9])
+def test_the_split_has_roughly_its_share(share: float) -> None:
+    sides = [split_of(ident(str(i)), share) for i in range(4000)]
+    # Five standard deviations of a binomial: the draw is fixed, so this passes always or never.
+    slack = 5 * (share * (1 - share) / 4000) ** 0.5
+    assert abs(sides.count("test") / 4000 - share) <= slack
+
+
+@given(st.text(alphabet="0123456789abcdef", min_size=16, max_size=16), st.floats(0, 0.98), st.floats(0, 0.01))
+def test_a_larger_share_only_moves_posts_to_the_test_side(ugc_id: str, share: float, more: float) -> None:
+    assert split_of(ugc_id, share) in {"train", "test"}
+    if split_of(ugc_id, share) == "test":
+        assert split_of(ugc_id, share + more) == "test"
+
+
+def test_the_split_never_changes_between_versions() -> None:
+    """Posts that were held out stay held out: written down once, true for ever."""
+    assert [i for i in range(40) if split_of(f"{i:016x}", 0.2) == "test"] == HELD_OUT
+
+
+HELD_OUT = [0, 4, 13, 28, 32, 39]
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, 2])
+def test_a_share_out_of_range_is_refused(share: float) -> None:
+    with pytest.raises(ValidationError):
+        DatasetConfig(test_share=share)
+
+
+def test_the_fingerprint_holds_what_shapes_the_table() -> None:
+    assert changed(STAGE, Dataset(DatasetConfig(), PROMPT)) == set()
+    assert changed(STAGE, Dataset(DatasetConfig(test_share=0.2), PROMPT)) == {"split"}
+    other = Prompt(user="Answer: {instruction}", slots=("instruction",))
+    assert changed(STAGE, Dataset(DatasetConfig(), other)) == {"prompt"}
