@@ -121,6 +121,7 @@ class Chain:
         shards: Sequence[str] | None = None,
         groups: Sequence[Sequence[str]] | None = None,
         to: str = "dataset",
+        flush_seconds: float = 60,
     ) -> Ran:
         """Every stage up to `to`, one pass each over all shards of the inbox, or those named.
 
@@ -130,7 +131,7 @@ class Chain:
         self.last = Ran()
         names = sorted(self.workspace.shards()) if shards is None else list(shards)
         stages = self.recipe.stages(self.workspace.source)
-        with Ledger(self.workspace.ledger, flush_seconds=60) as ledger:
+        with Ledger(self.workspace.ledger, flush_seconds=flush_seconds) as ledger:
             for name in STAGES[: STAGES.index(to) + 1]:
                 passes = [[ALL]] if name == "dataset" else list(groups or [names])
                 for group in passes:
