@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from pugc_core.config import Config
+from pugc_core.engines.base import Sampling
 from pugc_core.errors import RecipeError
 from pugc_core.models import ModelSpec
 from pugc_core.stages.base import Stage
@@ -120,6 +121,7 @@ def load(name_or_path: str, folders: Sequence[Path] = ()) -> Recipe:
     path = _find(name_or_path, folders)
     data = _read(path, folders, ())
     data.setdefault("name", path.stem)
+    _onto_defaults(data)
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as err:
@@ -127,14 +129,15 @@ def load(name_or_path: str, folders: Sequence[Path] = ()) -> Recipe:
     return recipe
 
 
-def _find(name_or_path: str, folders: Sequence[Path]) -> Path:
+def _find(name_or_path: str, folders: Sequence[Path], but: Path | None = None) -> Path:
     given = Path(name_or_path)
     if given.suffix == ".toml":
         if given.is_file():
             return given
         raise RecipeError(f"no recipe file {given}", fix="check the path")
     for folder in (*folders, BUNDLED):
-        if (path := folder / f"{name_or_path}.toml").is_file():
+        path = folder / f"{name_or_path}.toml"
+        if path.is_file() and path.resolve() != but:
             return path
     known = sorted({*bundled(), *(p.stem for f in folders for p in f.glob("*.toml"))})
     close = difflib.get_close_matches(name_or_path, known, 1)
@@ -155,8 +158,10 @@ def _read(path: Path, folders: Sequence[Path], seen: tuple[Path, ...]) -> dict[s
     base = data.pop("extends", None)
     if base is None:
         return data
+    if not isinstance(base, str):
+        raise RecipeError(f"recipe {path}: extends = {base!r} is not the name of one recipe", fix='extends = "tiny"')
     beside = path.parent / (base if base.endswith(".toml") else f"{base}.toml")
-    base_path = beside if beside.is_file() and beside != path else _find(base, folders)
+    base_path = beside if beside.is_file() and beside != path else _find(base, folders, path)
     merged = _merge(_read(base_path, folders, (*seen, path)), data)
     if "name" not in data:
         merged["name"] = path.stem  # a base's name is its own
@@ -179,6 +184,14 @@ def _merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
         old = merged.get(key)
         merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return merged
+
+
+def _onto_defaults(data: dict[str, Any]) -> None:
+    """A recipe's sampling changes its stage's own: `max_tokens` alone leaves a judge greedy and its choices in force."""
+    for name, field in Recipe.model_fields.items():
+        default, table = getattr(field.default, "sampling", None), data.get(name)
+        if isinstance(default, Sampling) and isinstance(table, dict) and isinstance(table.get("sampling"), dict):
+            table["sampling"] = _merge(default.model_dump(exclude_defaults=True), table["sampling"])
 
 
 def _explain(err: ValidationError) -> str:

@@ -6,8 +6,9 @@ the request, so an answer does not depend on what else was in its batch (up to f
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pugc_core.engines.base import Answer, Generation, Refusal, Request, Sampling, serve
@@ -48,6 +49,8 @@ class TransformersEngine:
         self._limit = min(spec.max_model_len or limit, limit)
         self._queue: list[tuple[Request, list[int]]] = []
         self._compiler: Any = None
+        ends = self._model.generation_config.eos_token_id
+        self._end_tokens = {self._tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
 
     def generate(self, requests: Iterable[Request | None]) -> Iterator[Answer | None]:
         self._queue.clear()
@@ -65,17 +68,18 @@ class TransformersEngine:
 
     def _step(self) -> Iterator[tuple[int, list[Generation]]]:
         # The oldest request sets the pace; the rest of the batch are those nearest to it in length.
-        (first, tokens), *others = self._queue
+        head, *others = self._queue
+        first, tokens = head
         alike = [o for o in others if o[0].sampling == first.sampling]
         alike.sort(key=lambda o: abs(len(o[1]) - len(tokens)))
-        batch, draws = [(first, tokens)], len(first.draws)
+        batch, draws = [head], len(first.draws)
         for other in alike:
             if draws + len(other[0].draws) > self._batch:
                 break
             batch.append(other)
             draws += len(other[0].draws)
-        taken = {id(request) for request, _ in batch}
-        self._queue = [item for item in self._queue if id(item[0]) not in taken]
+        taken = {id(item) for item in batch}
+        self._queue = [item for item in self._queue if id(item) not in taken]
         for start in range(0, draws, self._batch):  # one request may want more draws than fit together
             rows = [(r, t, d) for r, t in batch for d in r.draws][start : start + self._batch]
             yield 0, self._decode(rows, first.sampling)
@@ -83,53 +87,53 @@ class TransformersEngine:
 
     def _decode(self, rows: Sequence[tuple[Request, list[int], int]], sampling: Sampling) -> list[Generation]:
         import torch
-        from transformers import LogitsProcessorList
+        from transformers import LogitsProcessorList, StoppingCriteriaList
 
         width = max(len(tokens) for _, tokens, _ in rows)
         pad = self._tokenizer.pad_token_id
         pad = self._tokenizer.eos_token_id if pad is None else pad
         ids = torch.tensor([[pad] * (width - len(t)) + t for _, t, _ in rows], device=self._device)
         mask = torch.tensor([[0] * (width - len(t)) + [1] * len(t) for _, t, _ in rows], device=self._device)
-        room = min(sampling.max_tokens, self._limit - width)
-        processors = LogitsProcessorList(self._constraints(sampling))
+        processors = LogitsProcessorList(self._constraints(sampling, len(rows)))
+        if sampling.repetition_penalty != 1:
+            processors.insert(0, _Penalty([width - len(t) for _, t, _ in rows], sampling.repetition_penalty))
         if sampling.temperature > 0:
             processors.append(_SeededDraw([r.seed(d) for r, _, d in rows], sampling))
+        # Each row has the room that it would have alone, whatever the length of its neighbours.
+        rooms = [min(sampling.max_tokens, self._limit - len(tokens)) for _, tokens, _ in rows]
+        ends = _Ends(rooms, width, self._end_tokens, sampling.stop, self._tokenizer)
         with torch.inference_mode():
             output = self._model.generate(
                 input_ids=ids,
                 attention_mask=mask,
-                max_new_tokens=room,
+                max_new_tokens=max(rooms),
                 do_sample=False,
                 num_beams=1,
-                repetition_penalty=sampling.repetition_penalty,
+                repetition_penalty=1.0,
                 pad_token_id=pad,
                 logits_processor=processors,
-                **({"stop_strings": list(sampling.stop), "tokenizer": self._tokenizer} if sampling.stop else {}),
+                stopping_criteria=StoppingCriteriaList([ends]),
             )
-        ends = self._model.generation_config.eos_token_id
-        stops = set(ends if isinstance(ends, list) else [ends]) | {self._tokenizer.eos_token_id}
         return [
-            self._generation(request, draw, len(tokens), new, stops)
-            for (request, tokens, draw), new in zip(rows, output[:, width:].tolist(), strict=True)
+            self._generation(request, draw, len(tokens), new[:used])
+            for (request, tokens, draw), new, used in zip(rows, output[:, width:].tolist(), ends.used, strict=True)
         ]
 
-    def _generation(self, request: Request, draw: int, prompt: int, new: list[int], stops: set[int]) -> Generation:
-        end = next((i for i, token in enumerate(new) if token in stops), None)
-        text = self._tokenizer.decode(new if end is None else new[:end], skip_special_tokens=True)
+    def _generation(self, request: Request, draw: int, prompt: int, new: list[int]) -> Generation:
+        ended = new[-1] in self._end_tokens
+        text = self._tokenizer.decode(new[:-1] if ended else new, skip_special_tokens=True)
         found = [text.index(stop) for stop in request.sampling.stop if stop in text]
-        finish = "length" if end is None and not found else "stop"
+        finish = "stop" if ended or found else "length"
         if found:
             text = text[: min(found)]
-        used = len(new) if end is None else end + 1
-        return Generation(request.key(draw), text, finish, prompt, used, request.seed(draw), self.name)
+        return Generation(request.key(draw), text, finish, prompt, len(new), request.seed(draw), self.name)
 
-    def _constraints(self, sampling: Sampling) -> list[Any]:
+    def _constraints(self, sampling: Sampling, rows: int) -> list[Any]:
         pattern = sampling.regex or "|".join(f"({re.escape(choice)})" for choice in sampling.choices)
         if not pattern:
             return []
         try:
             import xgrammar
-            from xgrammar.contrib.hf import LogitsProcessor
         except ImportError as err:
             raise MissingDependency(
                 f"answers restricted to choices or a regex need xgrammar: {err}", fix='pip install "pugc[transformers]"'
@@ -138,7 +142,82 @@ class TransformersEngine:
             size = self._model.config.vocab_size
             info = xgrammar.TokenizerInfo.from_huggingface(self._tokenizer, vocab_size=size)
             self._compiler = xgrammar.GrammarCompiler(info)
-        return [LogitsProcessor(self._compiler.compile_regex(pattern))]
+        compiled = self._compiler.compile_regex(pattern)
+        return [_Constrained([xgrammar.GrammarMatcher(compiled) for _ in range(rows)])]
+
+
+class _Ends:
+    """Ends each row by itself: at an end token, at a stop string, or when its own room is used up.
+
+    `used` holds the tokens that each row made, the end token or the stop string among them.
+    """
+
+    def __init__(
+        self, rooms: Sequence[int], width: int, tokens: Collection[int], stops: Sequence[str], tokenizer: Any
+    ) -> None:
+        self.used = [0] * len(rooms)
+        self._rooms = rooms
+        self._width = width
+        self._tokens = tokens
+        self._stops = stops
+        self._tokenizer = tokenizer
+        # A token is at least a byte, so a stop string that has just ended is within as many tokens.
+        self._tail = max((len(stop.encode()) for stop in stops), default=0) + 4
+
+    def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
+        import torch
+
+        made = input_ids.shape[1] - self._width
+        for row, token in enumerate(input_ids[:, -1].tolist()):
+            ended = made >= self._rooms[row] or token in self._tokens
+            if not self.used[row] and (ended or (self._stops and self._stopped(input_ids[row, self._width :]))):
+                self.used[row] = made
+        return torch.tensor([used > 0 for used in self.used], device=input_ids.device)
+
+    def _stopped(self, new: Any) -> bool:
+        tail = self._tokenizer.decode(new[-self._tail :], skip_special_tokens=True)
+        return any(stop in tail for stop in self._stops)
+
+
+class _Penalty:
+    """Repetition penalty over prompt and answer; unlike the library's own it does not count a row's padding."""
+
+    def __init__(self, padding: Sequence[int], penalty: float) -> None:
+        self._padding = padding
+        self._penalty = penalty
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        import torch
+
+        starts = torch.tensor(self._padding, device=input_ids.device).unsqueeze(1)
+        places = torch.arange(input_ids.shape[1], device=input_ids.device)
+        seen = torch.where(places < starts, input_ids.gather(1, starts), input_ids)
+        score = scores.gather(1, seen)
+        score = torch.where(score < 0, score * self._penalty, score / self._penalty)
+        return scores.scatter(1, seen, score)
+
+
+class _Constrained:
+    """Leaves each row only the tokens that its grammar allows next."""
+
+    def __init__(self, matchers: Sequence[Any]) -> None:
+        self._matchers = matchers
+        self._open = [True] * len(matchers)
+        self._begun = False
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        import xgrammar
+
+        mask = xgrammar.allocate_token_bitmask(len(self._matchers), scores.shape[-1])
+        for row, matcher in enumerate(self._matchers):
+            if self._begun and self._open[row]:
+                # A row that has ended is padded, and its padding is no part of the answer.
+                self._open[row] = matcher.accept_token(int(input_ids[row, -1])) and not matcher.is_terminated()
+            if self._open[row]:
+                matcher.fill_next_token_bitmask(mask, row)
+        self._begun = True
+        xgrammar.apply_token_bitmask_inplace(scores, mask.to(scores.device))
+        return scores
 
 
 class _SeededDraw:
@@ -190,21 +269,41 @@ def chat_tokenizer(spec: ModelSpec) -> Any:
 def encode(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     """Token ids of the prompt in the model's chat format. A system text goes before the first user turn where the
     format has no place of its own for it (Mistral, Gemma)."""
-    chat = [{"role": m.role, "content": _defang(m.content, tokenizer.all_special_tokens)} for m in messages]
-    if len(chat) > 1 and chat[0]["role"] == "system" and "system" not in tokenizer.chat_template:
-        head, first, *rest = chat
-        chat = [{**first, "content": f"{head['content']}\n{first['content']}"}, *rest]
+    chat = [{"role": m.role, "content": _defang(m.content, tokenizer)} for m in messages]
     # Rendered first, then tokenized: templates write their own begin-of-text token.
-    text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    text = _render(tokenizer, chat)
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def _defang(text: str, special_tokens: Sequence[str]) -> str:
+def _render(tokenizer: Any, chat: Sequence[Mapping[str, str]]) -> str:
+    from jinja2 import TemplateError
+
+    system = chat[0]["content"].strip() if len(chat) > 1 and chat[0]["role"] == "system" else ""
+    try:
+        text = str(tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
+    except TemplateError as err:
+        if not system:
+            raise EngineError(f"the chat template refuses the prompt: {err}", fix="check chat_template.jinja") from err
+    else:
+        if system in text:
+            return text
+    # Refused, or left out without a word.
+    head, first, *rest = chat
+    return _render(tokenizer, [{**first, "content": f"{head['content']}\n{first['content']}"}, *rest])
+
+
+def _defang(text: str, tokenizer: Any) -> str:
     # Prompts are neutralised for the usual chat formats when rendered; here for whatever this tokenizer has besides.
-    for token in special_tokens:
-        if len(token) > 1 and token in text:
-            text = text.replace(token, f"{token[0]} {token[1:]}")
-    return text
+    return _control(tokenizer).sub(lambda match: f"{match.group(0)[0]} {match.group(0)[1:]}", text)
+
+
+@functools.lru_cache(maxsize=4)
+def _control(tokenizer: Any) -> re.Pattern[str]:
+    """The tokenizer's control tokens; `all_special_tokens` has only those that are its attributes."""
+    tokens = {*tokenizer.all_special_tokens}
+    tokens |= {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    longest_first = sorted((t for t in tokens if len(t) > 1), key=lambda t: (-len(t), t))
+    return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 
 
 def fits(prompt_tokens: int, sampling: Sampling, limit: int) -> bool:

@@ -9,9 +9,12 @@ from __future__ import annotations
 import importlib.metadata
 import multiprocessing
 import os
+import queue
 import subprocess
 import sys
 import tempfile
+import threading
+import traceback
 from collections import deque
 from collections.abc import Iterable, Iterator
 from multiprocessing.connection import Connection
@@ -31,7 +34,12 @@ class WorkerEngine:
     def __init__(self, spec: ModelSpec, kind: str) -> None:
         self.name = kind
         self._spec = spec
+        self._kind = kind
+        self._abandoned = False
         self._log = tempfile.NamedTemporaryFile(prefix=f"pugc-{kind}-", suffix=".log")  # noqa: SIM115
+        self._start()
+
+    def _start(self) -> None:
         self._pipe, child = multiprocessing.Pipe()
         with child:
             self._process = subprocess.Popen(
@@ -40,16 +48,20 @@ class WorkerEngine:
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
                 stderr=self._log,
-                env=_environment(kind),
+                env=_environment(self._kind),
             )
         try:
-            self._pipe.send((spec, kind))
+            self._pipe.send((self._spec, self._kind))
             self.name = str(self._receive())
         except BaseException:
             self.close()
             raise
 
     def generate(self, requests: Iterable[Request | None]) -> Iterator[Answer | None]:
+        if self._abandoned:  # answers to an earlier pass are still on their way: none of them may reach this one
+            self._stop()
+            self._start()
+        self._abandoned = True
         source = iter(requests)
         more, told, in_child = True, False, 0
         while more or in_child:
@@ -76,15 +88,21 @@ class WorkerEngine:
                 yield answer
             elif more:
                 yield None
+        if not told:
+            self._send([])
+        self._abandoned = False
 
     def close(self) -> None:
+        self._stop()
+        self._log.close()
+
+    def _stop(self) -> None:
         self._pipe.close()
         try:
             self._process.wait(timeout=10)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._log.close()
 
     def _send(self, message: object) -> None:
         try:
@@ -156,8 +174,8 @@ def _serve(pipe: Connection) -> None:
         pipe.send(err)
         return
     pipe.send(engine.name)
+    inbox = _Inbox(pipe)
     while True:
-        inbox = _Inbox(pipe)
         try:
             for answer in engine.generate(inbox.requests()):
                 if answer is None:
@@ -170,20 +188,26 @@ def _serve(pipe: Connection) -> None:
 
 
 class _Inbox:
-    """Requests from the pipe; an empty batch ends them."""
+    """Requests from the pipe; an empty batch ends them.
+
+    A thread reads the pipe, so that the parent can always send, also while this process sends: else both could wait
+    for the other to read. It also sees at once, in the middle of any work, that the parent has left.
+    """
 
     def __init__(self, pipe: Connection) -> None:
-        self._pipe = pipe
+        self._batches: queue.SimpleQueue[list[Request]] = queue.SimpleQueue()
         self._queue: deque[Request] = deque()
         self._ended = False
+        threading.Thread(target=self._read, args=(pipe,), daemon=True).start()
 
     def requests(self) -> Iterator[Request | None]:
+        self._ended = False
         while True:
             if self._queue:
                 yield self._queue.popleft()
             elif self._ended:
                 return
-            elif self._pipe.poll(0):
+            elif not self._batches.empty():
                 self._take()
             else:
                 yield None
@@ -194,9 +218,16 @@ class _Inbox:
             self._take()
 
     def _take(self) -> None:
-        batch = self._pipe.recv()
+        batch = self._batches.get()
         self._queue.extend(batch)
         self._ended = not batch
+
+    def _read(self, pipe: Connection) -> None:
+        try:
+            while True:
+                self._batches.put(pipe.recv())
+        except (EOFError, OSError):
+            os._exit(0)  # the parent has left
 
 
 if __name__ == "__main__":
@@ -204,4 +235,8 @@ if __name__ == "__main__":
         _serve(Connection(int(sys.argv[1])))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         os._exit(0)  # the parent has left; libraries' exit handlers may hang
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
     os._exit(0)

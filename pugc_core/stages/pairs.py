@@ -65,7 +65,8 @@ class Pairs:
             return _row(instruction, best, worst, "all_tied")
         if best["text"] == worst["text"]:
             return _row(instruction, best, worst, "same_text")
-        if best["reward"] - worst["reward"] < self.config.min_margin:
+        # Means are rounded in binary: 1.2 - 1.0 is a little below 0.2.
+        if best["reward"] - worst["reward"] < self.config.min_margin - 1e-9:
             return _row(instruction, best, worst, "small_margin")
         return _row(instruction, best, worst, None)
 

@@ -7,13 +7,12 @@ response beside its reference is full of repetitions, which is how a small model
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pugc_core.tiny.tasks import Sample, Tasks
-from pugc_core.tiny.tokenizer import END, SPECIAL
+from pugc_core.tiny.tokenizer import END
 
 STEP = 32  # lengths are rounded up to a multiple of this
 LONGEST = 640  # tokens; longer samples are left out of training
@@ -112,19 +111,6 @@ def whole(samples: Sequence[Sample], tokenizer: Any) -> list[Batch]:
     """All the samples as batches, loss on the answers alone, order not kept."""
     packer = Packer(4096, tokenizer.pad_token_id)
     return packer.add(encode(samples, tokenizer, [0.0] * len(samples))) + packer.rest()
-
-
-def copying(rng: random.Random, vocabulary: int, tokens: int, longest: int) -> Batch:
-    """Random tokens, a gap, and the same tokens again, with the loss on the second time. Nothing but looking words up
-    helps here, and a model that has learnt it compares texts; from text alone it does not learn it in our time."""
-    length = rng.choice([n for n in (16, 32, 64, 96) if n <= longest])
-    gap = rng.choice((0, 8, 32))
-    ids: list[list[int]] = []
-    for _ in range(tokens // (2 * length + gap)):
-        once = rng.choices(range(len(SPECIAL), vocabulary), k=length)
-        ids.append(once + rng.choices(range(len(SPECIAL), vocabulary), k=gap) + once)
-    weights = [[0.0] * (length + gap + 1) + [1.0] * (length - 1)] * len(ids)
-    return Batch(ids, weights, len(ids) * (2 * length + gap))
 
 
 def chunk(tasks: Tasks, tokenizer: Any, packer: Packer, progress: float, samples: int) -> list[Batch]:

@@ -24,8 +24,8 @@ from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from pugc_core.prompts import instructions, quality, relevance, rewards
-from pugc_core.tiny import corpus, phrases, tokenizer
-from pugc_core.tiny.batches import Batch, Packer, chunk, copying
+from pugc_core.tiny import corpus, phrases, start, tokenizer
+from pugc_core.tiny.batches import Batch, Packer, chunk
 from pugc_core.tiny.measure import quick
 from pugc_core.tiny.tasks import Tasks
 from pugc_core.tiny.text import Salience
@@ -41,10 +41,8 @@ class Settings:
     minutes: float = 25.0
     tokens: int = 3072  # per step, padding included
     samples: int = 768  # made at a time
-    rate: float = 1.5e-3
+    rate: float = 1.2e-3
     warmup: float = 0.02
-    copying: float = 0.07  # the first part of the time, spent on copying alone
-    still_copying: float = 0.6  # until here, one batch in ten is copying
     threads: int = 2
     report: float = 240.0  # seconds between progress lines
 
@@ -68,9 +66,7 @@ def build(vocabulary: int, end: int, pad: int) -> LlamaForCausalLM:
     )
     # Eager attention: on a CPU the backward pass of the fused kernel is several times slower at these lengths.
     model = LlamaForCausalLM._from_config(config, attn_implementation="eager")
-    with torch.no_grad():  # so that a word attends to the same word from the start
-        for layer in model.model.layers:
-            layer.self_attn.k_proj.weight.copy_(layer.self_attn.q_proj.weight)
+    start.lay(model)
     return model
 
 
@@ -102,14 +98,14 @@ def fit(
     """Trains until the time is up; returns steps, tokens and minutes."""
     optim = torch.optim.AdamW(model.parameters(), lr=settings.rate, betas=(0.9, 0.98), weight_decay=0.05)
     autocast = torch.cpu._is_amx_tile_supported()  # without these units bfloat16 is slower than float32
-    start = last = time.monotonic()
+    began = last = time.monotonic()
     packer = Packer(settings.tokens, tok.pad_token_id)
     steps = tokens = 0
     mean = 0.0
     progress = 0.0
     while progress < 1.0:
-        for batch in _next(tasks, tok, packer, progress, settings):
-            progress = (time.monotonic() - start) / (60 * settings.minutes)
+        for batch in chunk(tasks, tok, packer, progress, settings.samples):
+            progress = (time.monotonic() - began) / (60 * settings.minutes)
             if progress >= 1.0:
                 break
             for group in optim.param_groups:
@@ -124,21 +120,8 @@ def fit(
             mean = loss.item() if steps == 1 else 0.98 * mean + 0.02 * loss.item()
             if time.monotonic() - last > settings.report:
                 last = time.monotonic()
-                _line(progress, steps, tokens, tokens / (last - start), mean, look())
-    return {"steps": steps, "tokens": tokens, "minutes": round((time.monotonic() - start) / 60, 2)}
-
-
-def _next(tasks: Tasks, tok: Any, packer: Packer, progress: float, settings: Settings) -> list[Batch]:
-    """The next few batches for this point of the training."""
-    rng = tasks.rng
-    if progress < settings.copying:
-        longest = 32 if progress < settings.copying / 2 else 96
-        return [copying(rng, len(tok), settings.tokens, longest) for _ in range(8)]
-    batches = chunk(tasks, tok, packer, progress, settings.samples)
-    if progress < settings.still_copying:
-        batches += [copying(rng, len(tok), settings.tokens, 96) for _ in range(len(batches) // 9)]
-        rng.shuffle(batches)
-    return batches
+                _line(progress, steps, tokens, tokens / (last - began), mean, look())
+    return {"steps": steps, "tokens": tokens, "minutes": round((time.monotonic() - began) / 60, 2)}
 
 
 def _line(progress: float, steps: int, tokens: int, speed: float, loss: float, seen: dict[str, float]) -> None:

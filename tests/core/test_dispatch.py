@@ -176,8 +176,7 @@ def test_the_engine_is_made_once_and_only_when_it_is_needed(ledger: Ledger) -> N
         return ScriptedEngine(echo)
 
     shards = [("a", build([ask("old")])), ("b", build([ask("new")])), ("c", build([ask("old")], [ask("more")]))]
-    for finished in answer(iter(shards), ledger, engine):
-        events.append(finished.shard)
+    events.extend(finished.shard for finished in answer(iter(shards), ledger, engine))
     assert events[:2] == ["a", "engine"]
     assert sorted(events[2:]) == ["b", "c"]
 
@@ -229,10 +228,11 @@ def test_greedy_requests_never_go_out_with_more_than_one_draw(ledger: Ledger, sa
 def test_extra_votes_are_asked_while_other_shards_run(ledger: Ledger) -> None:
     """A shard that wants more does not wait for the others, nor they for it."""
     engine = ScriptedEngine(echo, capacity=1)
-    order = []
-    shards = [("needy", build([ask("n1")], [ask("n2")], [ask("n3")])), *((f"s{i}", build([ask(f"{i}")])) for i in range(5))]
-    for finished in answer(iter(shards), ledger, lambda: engine):
-        order.append(finished.shard)
+    shards = [
+        ("needy", build([ask("n1")], [ask("n2")], [ask("n3")])),
+        *((f"s{i}", build([ask(f"{i}")])) for i in range(5)),
+    ]
+    order = [finished.shard for finished in answer(iter(shards), ledger, lambda: engine)]
     assert order == ["needy", "s0", "s1", "s2", "s3", "s4"]
     assert [r.messages[-1].content for r in engine.requests][:4] == ["n1", "n2", "n3", "0"]
 

@@ -142,9 +142,9 @@ def test_a_kept_pair_never_has_one_text_twice() -> None:
 )
 def test_never_chosen_equal_rejected(answers: list[Judged], ties: str) -> None:
     run = build({"How?": answers}, Pairs(PairsConfig(all_tied=ties)))  # type: ignore[arg-type]
-    for chosen, rejected, best, worst in run.table.filter("keep").select(
-        "chosen", "rejected", "chosen_reward", "rejected_reward"
-    ).iter_rows():
+    for chosen, rejected, best, worst in (
+        run.table.filter("keep").select("chosen", "rejected", "chosen_reward", "rejected_reward").iter_rows()
+    ):
         assert chosen != rejected
         assert best > worst or ties == "length"
 

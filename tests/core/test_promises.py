@@ -17,7 +17,11 @@ from helpers.engines import AnyOrder
 from pugc_core.engines.base import Request
 from pugc_core.engines.scripted import ScriptedEngine, plausible
 from pugc_core.errors import EngineError, StorageError
+from pugc_core.ledger import Ledger
+from pugc_core.pipeline import Pass
 from pugc_core.recipe import Recipe
+from pugc_core.stages.quality import Quality
+from pugc_core.tables import Loaded
 
 NOTHING = dict.fromkeys(ASKING, 0)
 
@@ -95,10 +99,10 @@ def test_new_documents_cost_exactly_those_documents(root: str, tmp_path: Path) -
     chain = two_shards(root)
     chain.run()
     before = chain.files()
-    chain.put("c", posts(6, start=100))
+    chain.put("c", posts(10, start=200))
     more = chain.run()
     alone = Chain(str(tmp_path / "alone"), scripted_recipe())
-    alone.put("c", posts(6, start=100))
+    alone.put("c", posts(10, start=200))
     apart = alone.run()
     assert all(apart.asked.values())
     assert more.draws == apart.draws
@@ -121,8 +125,8 @@ def test_documents_added_to_a_shard_cost_only_themselves(tmp_path: Path) -> None
     assert more.asked["instructions"] == kept.height > 0
 
 
-def test_the_same_documents_in_other_shards_cost_nothing(root: str) -> None:
-    chain = two_shards(root)
+def test_the_same_documents_in_other_shards_cost_nothing(tmp_path: Path) -> None:
+    chain = two_shards(str(tmp_path))
     chain.run()
     pairs = chain.rows("pairs").sort("pair_id")
     texts = posts(20)
@@ -143,6 +147,7 @@ def test_the_same_documents_in_other_shards_cost_nothing(root: str) -> None:
 # --- 3. a new prompt
 
 
+@pytest.mark.parametrize("root", ["local", "memory"], indirect=True)
 def test_a_new_reward_prompt_costs_the_judges_calls_only_and_the_old_one_back_nothing(
     root: str, tmp_path: Path, undisturbed: dict[str, bytes]
 ) -> None:
@@ -177,29 +182,37 @@ def test_a_new_prompt_upstream_costs_nothing_further_up(tmp_path: Path, stage: s
 
 
 @pytest.mark.parametrize(
-    ("change", "made"),
+    ("stage", "knobs"),
     [
-        ({"quality": {"min_score": 5}}, set(STAGES) - {"ugc"}),
-        ({"instructions": {"max_chars": 60}}, set(STAGES) - {"ugc", "quality"}),
-        ({"rewards": {"aggregate": "median"}}, {"rewards", "pairs", "dataset"}),
-        ({"rewards": {"aggregate": "majority"}}, {"rewards", "pairs", "dataset"}),
-        ({"rewards": {"min_valid": 4}}, {"rewards"}),
-        ({"rewards": {"n": 2, "max_draws": 4}}, {"rewards", "pairs", "dataset"}),
-        ({"responses": {"k": 2}}, {"responses", "rewards", "pairs", "dataset"}),
-        ({"pairs": {"min_margin": 0.5}}, {"pairs", "dataset"}),
-        ({"pairs": {"all_tied": "length"}}, {"pairs"}),
-        ({"dataset": {"test_share": 0.5}}, {"dataset"}),
+        ("quality", {"min_score": 5}),
+        ("instructions", {"max_chars": 60}),
+        ("responses", {"k": 2}),
+        ("rewards", {"aggregate": "median"}),
+        ("rewards", {"aggregate": "majority"}),
+        ("rewards", {"min_valid": 4}),
+        ("rewards", {"n": 2, "max_draws": 4}),
+        ("pairs", {"min_margin": 0.5}),
+        ("pairs", {"all_tied": "length"}),
+        ("dataset", {"test_share": 0.5}),
     ],
-    ids=lambda value: str(value) if isinstance(value, dict) else "",
+    ids=str,
 )
 def test_a_new_threshold_or_aggregate_makes_tables_but_no_call(
-    tmp_path: Path, change: dict[str, object], made: set[str]
+    tmp_path: Path, stage: str, knobs: dict[str, object]
 ) -> None:
-    """Stages below one whose table came out the same are not made again."""
-    two_shards(str(tmp_path)).run()
-    changed = Chain(str(tmp_path), scripted_recipe(**change))
-    again = set(changed.run(engine=no_engine).made)
-    assert again >= made - {"dataset"} if "quality" in change else again == made or again == made | {"dataset", "pairs"}
+    chain = two_shards(str(tmp_path))
+    chain.run()
+    before = chain.files()
+    changed = Chain(str(tmp_path), scripted_recipe(**{stage: knobs}))
+    made = changed.run(engine=no_engine).made
+    assert sorted(made[stage]) == (["_all"] if stage == "dataset" else ["a", "b"])
+    after = changed.files()
+    assert not set(made) & set(STAGES[: STAGES.index(stage)])
+    # Below, only what came to stand on other rows is made again.
+    assert {name for name in before if after[name] != before[name]} == {f"{s}/{x}" for s in made for x in made[s]}
+    changed.forget()
+    changed.run(engine=no_engine)
+    assert changed.files() == after  # not stale anywhere
 
 
 def test_a_lower_threshold_costs_only_the_posts_that_now_pass(tmp_path: Path) -> None:
@@ -214,7 +227,9 @@ def test_a_lower_threshold_costs_only_the_posts_that_now_pass(tmp_path: Path) ->
     assert asked["instructions"] == len(passing - before)
 
 
-def test_eight_votes_more_cost_eight_more_per_response(root: str) -> None:
+def test_eight_votes_more_cost_eight_more_per_response(memory_root: str) -> None:
+    root = memory_root
+
     def parses(request: Request, draw: int) -> str:
         return f"Fine. [RESULT] {1 + request.key(draw)[0] % 5}"
 
@@ -260,14 +275,15 @@ def test_one_more_answer_of_the_policy_costs_one_each_and_its_votes(tmp_path: Pa
 # --- 5. recipes that agree up to a stage
 
 
-def test_two_recipes_share_everything_up_to_where_they_differ(root: str) -> None:
+def test_two_recipes_share_everything_up_to_where_they_differ(memory_root: str) -> None:
+    root = memory_root
     models = {name: {"id": name, "engine": "scripted"} for name in ("judge", "policy", "other")}
     roles = dict(scripted_recipe().roles)
     two_shards(root).run()
     judged = Chain(root, scripted_recipe("judged", models=models, roles={**roles, "reward_judge": "other"}))
     ran = judged.run()
     assert only(ran.asked, "rewards")
-    assert all(ran.made[stage] == ["a", "b"] for stage in STAGES if stage != "dataset")  # tables of its own
+    assert all(sorted(ran.made[stage]) == ["a", "b"] for stage in STAGES if stage != "dataset")  # tables of its own
     answered = Chain(root, scripted_recipe("answered", models=models, roles={**roles, "policy": "other"}))
     assert only(answered.run().asked, "responses", "rewards")
     plain = Chain(root, scripted_recipe("plain", pairs={"all_tied": "length"}, training={"epochs": 1}))
@@ -289,10 +305,8 @@ def test_one_model_in_two_roles_or_engines_keeps_its_answers_by_what_was_asked(t
 
 
 @pytest.mark.parametrize("stage", ASKING)
-@pytest.mark.parametrize("at", [0, 1, 7])
-def test_interrupted_anywhere_and_resumed(
-    tmp_path: Path, undisturbed: dict[str, bytes], stage: str, at: int
-) -> None:
+@pytest.mark.parametrize("at", [1, 4])
+def test_interrupted_anywhere_and_resumed(tmp_path: Path, undisturbed: dict[str, bytes], stage: str, at: int) -> None:
     """The engine breaks at a request of a stage; the next run finds every answer that was given."""
     chain, said = two_shards(str(tmp_path)), Counter[bytes]()
 
@@ -317,16 +331,16 @@ def test_interrupted_anywhere_and_resumed(
     assert again.total() <= sum(len(r.draws) for r in in_hand)
 
 
-def test_interrupted_again_and_again(root: str, undisturbed: dict[str, bytes]) -> None:
-    chain, breaks = two_shards(root), 0
+def test_interrupted_again_and_again(memory_root: str, undisturbed: dict[str, bytes]) -> None:
+    chain, breaks = two_shards(memory_root), 0
     while True:
         try:
-            chain.run(engine=lambda stage: ScriptedEngine(capacity=2, faults={12: EngineError("gone")}))
+            chain.run(engine=lambda stage: ScriptedEngine(capacity=2, faults={5: EngineError("gone")}))
             break
         except EngineError:
             breaks += 1
             assert breaks < 60
-    assert breaks > 3
+    assert breaks > 5
     assert chain.files() == undisturbed
 
 
@@ -372,6 +386,7 @@ print("end", flush=True)
 """
 
 
+@pytest.mark.slow
 def test_kill_9_in_the_middle_of_rewards_three_times(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
     """What a kill costs: the requests in flight and what came since the last write, here a tenth of a second."""
     chain = two_shards(str(tmp_path))
@@ -416,8 +431,6 @@ def test_a_bad_shard_leaves_the_others_done_and_is_told_with_its_remedy(tmp_path
 def test_a_table_that_breaks_its_schema_stops_only_its_own_shard(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pugc_core.stages.quality import Quality
-
     honest = Quality.build
 
     def broken(self, shard, inputs):  # type: ignore[no-untyped-def]
@@ -426,7 +439,7 @@ def test_a_table_that_breaks_its_schema_stops_only_its_own_shard(
 
     monkeypatch.setattr(Quality, "build", broken)
     chain = two_shards(str(tmp_path))
-    with pytest.raises(StorageError, match="quality: 1 of 2 shards failed.*ugc_id twice"):
+    with pytest.raises(StorageError, match=r"quality: 1 of 2 shards failed.*ugc_id twice"):
         chain.run()
     assert chain.last.made["quality"] == ["b"]
     assert chain.last.calls["quality"].made == 20
@@ -436,10 +449,22 @@ def test_a_stage_whose_input_is_missing_says_what_to_run(tmp_path: Path) -> None
     chain = two_shards(str(tmp_path))
     chain.run(to="instructions")
     chain.forget("quality")
-    with pytest.raises(StorageError) as caught:
-        from pugc_core.tables import Loaded
-
-        _ = Loaded(chain.workspace.store, "scripted", "quality", "a").footer
+    stage = chain.recipe.stages(chain.workspace.source)["instructions"]
+    store = chain.workspace.store
+    inputs = {name: {"a": Loaded(store, "scripted", name, "a")} for name in stage.inputs}
+    with Ledger(chain.workspace.ledger) as ledger, pytest.raises(StorageError) as caught:
+        list(
+            Pass(
+                stage,
+                "scripted",
+                ["a"],
+                inputs,
+                store=store,
+                ledger=ledger,
+                engine=lambda: no_engine("instructions"),
+                path_of=chain.workspace.source,
+            )
+        )
     assert caught.value.fix == "pugc run --recipe scripted --shard a --to quality"
 
 

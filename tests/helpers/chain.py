@@ -65,7 +65,9 @@ def scripted_recipe(name: str = "scripted", **changes: Any) -> Recipe:
 
 def posts(count: int, *, start: int = 0) -> list[str]:
     """Posts number start .. start+count, all different. The scripted judge keeps two in five."""
-    return [f"Post {i}: how I sharpen knife number {i} on a wet stone, step by step." for i in range(start, start + count)]
+    return [
+        f"Post {i}: how I sharpen knife number {i} on a wet stone, step by step." for i in range(start, start + count)
+    ]
 
 
 @dataclass

@@ -25,7 +25,9 @@ class AnyOrder:
 
     name = "any order"
 
-    def __init__(self, seed: int, script: Script = plausible, *, capacity: int = 16, refuse: Script | None = None) -> None:
+    def __init__(
+        self, seed: int, script: Script = plausible, *, capacity: int = 16, refuse: Script | None = None
+    ) -> None:
         self._random = random.Random(seed)
         self._script = script
         self._capacity = capacity
