@@ -16,6 +16,7 @@ from helpers.models import LIMIT, NO_SYSTEM_TEMPLATE, make
 
 from pugc_core.engines import EngineHost, open_engine, select
 from pugc_core.engines.base import Engine, Generation, Refusal, Request, Sampling
+from pugc_core.engines.transformers import TransformersEngine, chat_tokenizer, encode
 from pugc_core.engines.worker import WorkerEngine
 from pugc_core.errors import EngineError, ModelNotFound
 from pugc_core.models import ModelSpec
@@ -66,7 +67,7 @@ def vllm(folder: Path) -> Iterator[Engine]:
 @pytest.fixture(
     params=[
         "local",
-        "worker",
+        pytest.param("worker", marks=pytest.mark.slow),
         pytest.param(
             "vllm", marks=[pytest.mark.slow, pytest.mark.skipif(not HAS_VLLM, reason="vllm is not installed")]
         ),
@@ -292,12 +293,15 @@ def test_a_repetition_penalty_is_applied(local: Engine) -> None:
 
 
 def test_nor_on_a_long_neighbour_that_leaves_little_room(local: Engine) -> None:
-    free = Sampling(temperature=0.9, max_tokens=200, regex="[a-d]{300}")
-    short, long = ask("short", free), ask("x" * 440, free)
+    free = Sampling(temperature=0.9, max_tokens=100, regex="[a-d]{200}")
+    short, long = ask("short", free), ask("x" * 450, free)
     (alone,) = answers(local, [short]).values()
-    assert alone.completion_tokens == 200
-    assert answers(local, [long, short])[short.key(0)] == alone
-    assert answers(local, [short, long])[short.key(0)] == alone
+    assert alone.completion_tokens == 100
+    together = answers(local, [long, short])
+    assert together[short.key(0)] == alone
+    filled = together[long.key(0)]
+    assert filled.prompt_tokens + filled.completion_tokens == LIMIT
+    assert filled.finish_reason == "length"
 
 
 def test_nor_does_its_length_when_others_go_on(local: Engine) -> None:
@@ -379,6 +383,8 @@ def test_a_system_text_where_the_format_has_no_place_for_one(tmp_path: Path, fol
         "{% endfor %}<|assistant|>",
     )
     assert ids(silent, *chat) == ids(folder, Message("user", "Be fair.\nJudge."))
+    # It has a place of its own where the format names no role at all but writes each.
+    assert "<|system|>Be fair.<|end|>" in chat_tokenizer(ModelSpec(id=str(folder))).decode(ids(folder, *chat))
 
 
 def test_no_chat_template(tmp_path: Path) -> None:
@@ -390,13 +396,22 @@ def test_no_chat_template(tmp_path: Path) -> None:
 # Models that are not there
 
 
-@pytest.mark.parametrize("kind", ["transformers", pytest.param("vllm", marks=pytest.mark.slow)])
-def test_an_unknown_model(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+def refused(open_: Callable[[ModelSpec], object]) -> None:
     with within(120), pytest.raises(ModelNotFound) as err:
-        WorkerEngine(ModelSpec(id="nobody/no-such-model"), kind)
+        open_(ModelSpec(id="nobody/no-such-model"))
     assert "nobody/no-such-model" in err.value.problem
     assert err.value.fix
+
+
+def test_an_unknown_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    refused(TransformersEngine)
+
+
+@pytest.mark.slow
+def test_an_unknown_model_in_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    refused(lambda spec: WorkerEngine(spec, "transformers"))
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
@@ -422,13 +437,14 @@ def test_a_worker_gives_the_same_texts(worker: Engine, local: Engine) -> None:
 
 def test_many_large_requests_and_answers_do_not_choke_the_pipe(worker: Engine) -> None:
     """More on its way in both directions than a pipe holds, many times over."""
-    requests = [ask(f"{i} " + "long " * 1000) for i in range(4000)]
+    requests = [ask(f"{i} " + "long " * 500) for i in range(3000)]
     with within(90):
         found = list(worker.generate(requests))
     assert len(found) == len(requests)
     assert all(isinstance(a, Refusal) for a in found)
 
 
+@pytest.mark.slow
 def test_an_abandoned_pass_leaves_nothing_for_the_next(worker: Engine) -> None:
     abandoned = worker.generate([ask(f"Abandoned {i}", draws=range(2)) for i in range(20)])
     with within(120):
@@ -471,7 +487,7 @@ for answer in engine.generate(requests):
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
-@pytest.mark.parametrize("when", ["while it works", "before it is asked"])
+@pytest.mark.parametrize("when", ["while it works", pytest.param("before it is asked", marks=pytest.mark.slow)])
 def test_the_child_ends_when_its_parent_is_killed(folder: Path, when: str) -> None:
     script = PARENT if when == "while it works" else PARENT.partition("sampling =")[0] + "input()"
     parent = subprocess.Popen(
@@ -492,6 +508,7 @@ def test_the_child_ends_when_its_parent_is_killed(folder: Path, when: str) -> No
         parent.wait()
 
 
+@pytest.mark.slow
 def test_a_child_that_is_killed_is_told_with_a_way_out(folder: Path) -> None:
     engine = WorkerEngine(ModelSpec(id=str(folder)), "transformers")
     try:
@@ -514,6 +531,7 @@ def test_a_child_that_dies_tells_its_last_words(tmp_path: Path) -> None:
     assert err.value.fix
 
 
+@pytest.mark.slow
 def test_closing_ends_the_child(folder: Path) -> None:
     engine = WorkerEngine(ModelSpec(id=str(folder)), "transformers")
     pid, log = engine._process.pid, Path(engine._log.name)

@@ -21,7 +21,7 @@ def quality(*good: str, bad: tuple[str, ...] = ()) -> pl.DataFrame:
     )
 
 
-def make(stage: Instructions, answers: object, *texts: str):  # noqa: ANN201
+def make(stage: Instructions, answers: object, *texts: str):
     return drive(stage, answers, ugc=posts(*texts), quality=quality(*texts))  # type: ignore[arg-type]
 
 

@@ -305,7 +305,7 @@ def test_one_model_in_two_roles_or_engines_keeps_its_answers_by_what_was_asked(t
 
 
 @pytest.mark.parametrize("stage", ASKING)
-@pytest.mark.parametrize("at", [1, 4])
+@pytest.mark.parametrize("at", [3])
 def test_interrupted_anywhere_and_resumed(tmp_path: Path, undisturbed: dict[str, bytes], stage: str, at: int) -> None:
     """The engine breaks at a request of a stage; the next run finds every answer that was given."""
     chain, said = two_shards(str(tmp_path)), Counter[bytes]()

@@ -231,7 +231,7 @@ def test_no_flipped_bit_gives_other_rows_or_a_bare_error(tmp_path: Path) -> None
     store.write("r", ROWS, footer_of(ROWS))
     path = Path(store.path("r", "quality", "a"))
     whole, dice, told = path.read_bytes(), random.Random(3), 0
-    for _ in range(500):
+    for _ in range(300):
         broken = bytearray(whole)
         broken[dice.randrange(len(broken))] ^= dice.randrange(1, 256)
         path.write_bytes(bytes(broken))
@@ -245,7 +245,7 @@ def test_no_flipped_bit_gives_other_rows_or_a_bare_error(tmp_path: Path) -> None
             store.footer("r", "quality", "a")
         except StorageError:
             told += 1
-    assert told > 60
+    assert told > 40
 
 
 def test_a_parquet_file_without_a_footer_of_ours_is_told(tmp_path: Path) -> None:

@@ -1,0 +1,113 @@
+"""`pugc demo` for real: the bundled posts and model, vLLM or transformers, both trainings; then once more for nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import polars as pl
+import pytest
+
+from pugc_core.engines import EngineHost
+from pugc_core.engines.base import Request, Sampling
+from pugc_core.models import ModelSpec
+from pugc_core.prompts.base import Message
+
+STAGES = ["ugc", "quality", "instructions", "relevance", "responses", "rewards", "pairs", "dataset"]
+
+
+def pugc(project: Path, *words: str) -> str:
+    env = {k: v for k, v in os.environ.items() if k not in ("DAGSTER_HOME", "PUGC_DATA", "PUGC_RECIPES")}
+    command = [sys.executable, "-m", "pugc_dagster", *words]
+    result = subprocess.run(command, cwd=project, env=env, capture_output=True, text=True, timeout=900)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, dict[str, Any]]:
+    """A project in which the demo has run once: its folder, what was printed, its status."""
+    root = tmp_path_factory.mktemp("demo")
+    repository = Path(__file__).parent.parent.parent
+    for name in ("dagster.yaml", "workspace.yaml"):
+        (root / name).write_bytes((repository / name).read_bytes())
+    printed = pugc(root, "demo")
+    return root, printed, json.loads(pugc(root, "status", "--json"))
+
+
+@pytest.mark.slow
+def test_every_stage_keeps_something_and_loses_nothing(demo: tuple[Path, str, dict[str, Any]]) -> None:
+    _, printed, status = demo
+    assert list(status["stages"]) == STAGES
+    for stage, counts in status["stages"].items():
+        assert counts["rows_in"] == counts["kept"] + sum(counts["dropped"].values())
+        assert counts["kept"] > 0, stage
+    assert status["stages"]["ugc"] == {"rows_in": 66, "kept": 62, "dropped": {"too_short": 3, "duplicate": 1}}
+    assert status["rewards"]["parse_rate"] > 0.9
+    assert status["rewards"]["std"] > 0
+    for word in ("reasons", "model calls", "votes", "chosen", "rejected", "make ui", "report"):
+        assert word in printed
+
+
+@pytest.mark.slow
+def test_the_second_demo_asks_and_trains_nothing(demo: tuple[Path, str, dict[str, Any]]) -> None:
+    root, _, before = demo
+    policies = {o: root / "data" / "policies" / "tiny" / o for o in ("dpo", "simpo")}
+    written = {o: (p / "model.safetensors").stat().st_mtime_ns for o, p in policies.items()}
+    begun = time.monotonic()
+    pugc(root, "demo")
+    assert time.monotonic() - begun < 60
+    after = json.loads(pugc(root, "status", "--json"))
+    assert after["stages"] == before["stages"]
+    assert {role: (c["made"], c["seconds"] < 10) for role, c in after["roles"].items()} == dict.fromkeys(
+        before["roles"], (0, True)
+    )
+    assert {o: (p / "model.safetensors").stat().st_mtime_ns for o, p in policies.items()} == written
+
+
+@pytest.mark.slow
+def test_the_policies_learnt_and_any_engine_loads_them(
+    demo: tuple[Path, str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, _, _ = demo
+    monkeypatch.chdir(root)
+    monkeypatch.setenv("DAGSTER_HOME", str(root))
+    with dg.DagsterInstance.get() as instance:
+        for objective in ("dpo", "simpo"):
+            wanted = dg.AssetRecordsFilter(asset_key=dg.AssetKey(["tiny", "policy", objective]))
+            events = instance.fetch_materializations(wanted, limit=5).records
+            assert events
+            assert events[-1].asset_materialization is not None
+            shown = events[-1].asset_materialization.metadata
+            assert "data:image/png" in str(shown["curves"].value)
+            training = json.loads((root / "data" / "policies" / "tiny" / objective / "training.json").read_text())
+            assert len(training["curve"]) > 1
+            assert training["curve"][-1]["loss"] < training["curve"][0]["loss"]
+    with EngineHost() as host:
+        engine = host.engine(ModelSpec(id=str(root / "data" / "policies" / "tiny" / "dpo"), engine="transformers"))
+        request = Request("policy", (Message("user", "How do I keep herbs fresh?"),), Sampling(max_tokens=16), (0, 1))
+        assert len(list(engine.generate([request]))) == 2
+
+
+@pytest.mark.slow
+def test_the_dataset_and_the_report_are_for_others_to_read(demo: tuple[Path, str, dict[str, Any]]) -> None:
+    root, _, status = demo
+    from datasets import load_dataset
+
+    folder = root / "data" / "datasets" / "tiny"
+    loaded = load_dataset(str(folder), cache_dir=str(root / "cache"))
+    kept = status["stages"]["dataset"]["kept"]
+    assert loaded["train"].num_rows + loaded["test"].num_rows == kept
+    row = pl.read_parquet(folder / "train.parquet").row(0, named=True)
+    assert row["chosen"][0]["role"] == "assistant"
+    assert row["chosen"] != row["rejected"]
+    report = (root / "data" / "reports" / "tiny.html").read_text()
+    assert "From posts to pairs" in report
+    assert "src=" not in report  # no external requests
+    assert "Policy dpo" in report
