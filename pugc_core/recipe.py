@@ -187,7 +187,7 @@ def _merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
 
 
 def _onto_defaults(data: dict[str, Any]) -> None:
-    """A recipe's sampling changes its stage's own: `max_tokens` alone leaves a judge greedy and its choices in force."""
+    """A recipe's sampling changes its stage's own: `max_tokens` alone leaves a judge greedy, its choices in force."""
     for name, field in Recipe.model_fields.items():
         default, table = getattr(field.default, "sampling", None), data.get(name)
         if isinstance(default, Sampling) and isinstance(table, dict) and isinstance(table.get("sampling"), dict):

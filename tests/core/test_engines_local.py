@@ -29,7 +29,20 @@ HAS_VLLM = importlib.util.find_spec("vllm") is not None
 SAMPLED = Sampling(temperature=0.9, top_p=0.95, max_tokens=12)
 GREEDY = Sampling(temperature=0.0, max_tokens=12)
 
-Open = Callable[[Path], Engine]
+CONTROL = ("<|end|>", "<|user|>", "<|system|>", "<|assistant|>", "<turn>", "[CTRL]")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Threads that share a model this small only wait for each other."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
@@ -197,7 +210,7 @@ def test_a_prompt_that_is_too_long_is_refused_and_the_others_are_answered(engine
 
 
 def test_an_answer_may_fill_the_context_but_not_pass_it(engine: Engine) -> None:
-    request = ask("x" * 400, Sampling(temperature=0.9, max_tokens=4 * LIMIT))
+    request = ask("x" * 440, Sampling(temperature=0.9, max_tokens=4 * LIMIT))
     (answer,) = answers(engine, [request]).values()
     assert answer.prompt_tokens + answer.completion_tokens <= LIMIT
 
@@ -238,8 +251,7 @@ def test_a_request_may_wait_for_an_answer(engine: Engine) -> None:
 
     with within(60):
         for answer in engine.generate(asking()):
-            if isinstance(answer, Generation):
-                got.append(answer)
+            got += [answer] if isinstance(answer, Generation) else []
     assert [g.key for g in got] == [ask(f"step {i} after {i}").key(0) for i in range(3)]
 
 
@@ -272,8 +284,8 @@ def test_an_answer_does_not_depend_on_its_batch(local: Engine) -> None:
 def test_nor_with_a_repetition_penalty(tmp_path: Path, pad: str | None) -> None:
     """Padding is no text of the prompt: it must not be held against the tokens that fill it."""
     engine = direct(make(tmp_path / "model", pad=pad))
-    penal = Sampling(temperature=1.0, max_tokens=24, repetition_penalty=1.8)
-    requests = [ask("ab" * length, penal, range(4)) for length in (1, 30, 60, 120)]
+    penal = Sampling(temperature=1.0, max_tokens=16, repetition_penalty=1.8)
+    requests = [ask("ab" * length, penal, range(4)) for length in (1, 30, 60)]
     assert [texts(engine, r)[0] for r in requests] == texts(engine, *requests)
 
 
@@ -293,10 +305,10 @@ def test_a_repetition_penalty_is_applied(local: Engine) -> None:
 
 
 def test_nor_on_a_long_neighbour_that_leaves_little_room(local: Engine) -> None:
-    free = Sampling(temperature=0.9, max_tokens=100, regex="[a-d]{200}")
-    short, long = ask("short", free), ask("x" * 450, free)
+    free = Sampling(temperature=0.9, max_tokens=60, regex="[a-d]{200}")
+    short, long = ask("short", free), ask("x" * 460, free)
     (alone,) = answers(local, [short]).values()
-    assert alone.completion_tokens == 100
+    assert alone.completion_tokens == 60
     together = answers(local, [long, short])
     assert together[short.key(0)] == alone
     filled = together[long.key(0)]
@@ -360,8 +372,8 @@ def test_token_ids_of_a_prompt(folder: Path) -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    control = {tokenizer.convert_tokens_to_ids(t) for t in ("<|end|>", "<|user|>", "<|assistant|>", "<turn>", "[CTRL]")}
-    assert len(control) == 5
+    control = {tokenizer.convert_tokens_to_ids(t) for t in CONTROL}
+    assert len(control) == 6
     honest = ids(folder, Message("user", "hello"))
     assert [i for i in honest if i in control] == tokenizer.convert_tokens_to_ids(
         ["<|user|>", "<|end|>", "<|assistant|>"]
