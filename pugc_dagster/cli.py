@@ -52,8 +52,9 @@ def _workspace() -> Any:
 @main.command()
 @click.argument("files", nargs=-1, metavar="FILE...")
 @click.option("--sample", is_flag=True, help="Take the bundled sample shards.")
+@click.option("--rows", type=click.IntRange(1), help="Split each file into shards of so many rows (jsonl, parquet).")
 @_json_option
-def ingest(files: tuple[str, ...], sample: bool, as_json: bool) -> None:
+def ingest(files: tuple[str, ...], sample: bool, rows: int | None, as_json: bool) -> None:
     """Take files of posts in, each as a shard (jsonl, csv, parquet, StackExchange Posts.xml; .gz and .zst too)."""
     from pugc_dagster import console, execute
 
@@ -63,7 +64,7 @@ def ingest(files: tuple[str, ...], sample: bool, as_json: bool) -> None:
     if not given:
         raise click.UsageError("name at least one FILE, or --sample")
     with execute.instance() as instance:
-        taken = execute.ingest(instance, _workspace(), given)
+        taken = execute.ingest(instance, _workspace(), given, rows)
     if as_json:
         click.echo(json.dumps(taken))
     else:

@@ -19,6 +19,7 @@ from pugc_core import storage
 from pugc_core.errors import PugcError, RecipeError, SourceError
 from pugc_core.recipe import BUNDLED, Recipe
 from pugc_core.stages import sources
+from pugc_core.stages.split import Part, split
 from pugc_core.summary import SHARDED
 from pugc_core.workspace import Workspace
 from pugc_dagster import definitions, project
@@ -61,37 +62,39 @@ def _lives(pid: int) -> bool:
     return True
 
 
-def ingest(found: dg.DagsterInstance, workspace: Workspace, files: Sequence[str]) -> dict[str, str]:
+def ingest(
+    found: dg.DagsterInstance, workspace: Workspace, files: Sequence[str], rows: int | None = None
+) -> dict[str, str]:
     """Copy source files into the inbox and add their shards as partitions. Returns the inbox path by shard.
 
-    Every file is read through once before any is taken. Raises SourceError for a file that cannot be used at all,
-    and for a name that is no shard name.
+    With `rows`, each file becomes shards of that many rows. Every file is read through before any is taken. Raises
+    SourceError for a file that cannot be used at all, for a name that is no shard name, and for a shard that is there
+    already from a file of another name.
     """
-    taken: dict[str, tuple[str, str]] = {}
+    taken: dict[str, str] = {}
     known = workspace.shards()
     for path in files:
-        name = path.rsplit("/", 1)[-1]
-        shard = sources.shard_name(name)
-        if shard in taken:
-            raise SourceError(f"{path} and {taken[shard][0]} would both be shard {shard}", fix="rename one of them")
-        target = storage.join(workspace.inbox, name)
-        if shard in known and known[shard].rsplit("/", 1)[-1] != name:
-            raise SourceError(
-                f"shard {shard} is already there as {known[shard]}", fix="rename the new file, or remove the old one"
-            )
-        if not any(raw.fields is not None for raw in sources.read(path)):
+        if not sum(raw.fields is not None for raw in sources.read(path)):
             raise SourceError(
                 f"{path}: none of its rows can be read", fix="check that the file is what its suffix says"
             )
-        taken[shard] = (path, target)
-    for path, target in taken.values():
-        try:
-            storage.write(target, storage.read(path))
-        except FileNotFoundError as err:
-            raise SourceError(f"no file {path}", fix="check the path") from err
+        names = [part.name for part in split(path, rows)] if rows else [path.rsplit("/", 1)[-1]]
+        for name in names:
+            shard = sources.shard_name(name)
+            if shard in taken:
+                raise SourceError(f"{path} and another file would both be shard {shard}", fix="rename one of them")
+            if shard in known and known[shard].rsplit("/", 1)[-1] != name:
+                raise SourceError(
+                    f"shard {shard} is already there as {known[shard]}", fix="rename the file, or remove the old one"
+                )
+            taken[shard] = storage.join(workspace.inbox, name)
+    for path in files:
+        parts = split(path, rows) if rows else [Part(path.rsplit("/", 1)[-1], storage.read(path))]
+        for part in parts:
+            storage.write(storage.join(workspace.inbox, part.name), part.data)
     if taken:
         found.add_dynamic_partitions(_partitions_name(), list(taken))
-    return {shard: target for shard, (_, target) in taken.items()}
+    return taken
 
 
 def _partitions_name() -> str:

@@ -14,6 +14,7 @@ import shlex
 import unicodedata
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import lxml.html
@@ -79,7 +80,7 @@ def read(path: str) -> Iterator[Raw]:
     _, kind, pack = _split(path)
     rows = 0
     try:
-        with _open(path) as file, _unpack(file, pack) as data:
+        with opened(path) as data:
             if not data.peek(1):
                 raise SourceError(f"{path} is empty", fix="put one post per row into it, or remove it")
             for row in _READERS[kind](path, data):
@@ -92,6 +93,13 @@ def read(path: str) -> Iterator[Raw]:
         raise SourceError(
             f"{path} has no rows", fix="put one post per row into it (XML: one <row ...> each), or remove it"
         )
+
+
+@contextmanager
+def opened(path: str) -> Iterator[io.BufferedReader]:
+    """The bytes of a file, unpacked."""
+    with _open(path) as file, _unpack(file, _split(path)[2]) as data:
+        yield data
 
 
 def _open(path: str) -> Any:

@@ -180,3 +180,10 @@ def test_outside_a_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
     monkeypatch.chdir(tmp_path)
     assert "no dagster.yaml" in pugc("status", code=1).output
+
+
+def test_a_large_file_becomes_shards_of_so_many_rows(project: Path, posts: Callable[..., Path]) -> None:
+    taken = json.loads(pugc("ingest", posts("big", 10), "--rows", 4, "--json").output)
+    assert list(taken) == ["big-0000", "big-0001", "big-0002"]
+    status = json.loads(pugc("run", "--recipe", "scripted", "--to", "ugc", "--json").output)
+    assert status["stages"]["ugc"]["rows_in"] == 10

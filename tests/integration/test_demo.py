@@ -1,4 +1,4 @@
-"""`pugc demo` for real: the bundled posts and model, vLLM or transformers, both trainings; then once more for nothing."""
+"""`pugc demo` for real: the bundled posts and model, a local engine, both trainings; then once more for nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""kill -9 in the middle of rewards, then the same command: only the last two seconds cost again, and nothing differs."""
+"""kill -9 in the middle of rewards, then the same command: only the last seconds cost again, and nothing differs."""
 
 from __future__ import annotations
 
