@@ -9,6 +9,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A busy machine is no failure.
+settings.register_profile("pugc", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("pugc")
 
 REPOSITORY = Path(__file__).parent.parent
 SCRIPTED = """

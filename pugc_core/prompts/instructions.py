@@ -50,7 +50,8 @@ _LABEL = re.compile(r"^\s*(?:\*\*)?(?:question|instruction|query)(?:\*\*)?\s*:\s
 _QUOTED = re.compile(r"""["“]([^"“”]*)["”]|'((?:[^']|(?<=\w)'(?=\w))*)'""")
 _REFERS = re.compile(
     r"\b(?:(?:the|this|that|above|given|provided|following)\s+(?:context|text|passage|document|article|post|excerpt)"
-    r"|according to (?:the|this) (?:author|writer|context|text|passage|document|article|post))\b",
+    r"|according to (?:the|this) (?:author|writer|context|text|passage|document|article|post))\b"
+    r"(?!\s+(?:office|box|message|field|file|editor|colou?r|size))",  # the post office, the text message
     re.IGNORECASE,
 )
 

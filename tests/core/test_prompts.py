@@ -355,6 +355,8 @@ def test_an_instruction(answer: str, question: str) -> None:
         ("What is a context manager in Python?", False),
         ("Which texts does a beginner read first?", False),
         ("How do I post a letter?", False),
+        ("Where is the post office?", False),
+        ("How do I change the text colour in a terminal?", False),
     ],
 )
 def test_an_instruction_that_leans_on_its_text(text: str, refers: bool) -> None:
