@@ -79,6 +79,12 @@ class Ledger:
         with self._lock:
             return self._shelf(model).find(keys)
 
+    def refresh(self) -> None:
+        """Take notice of what other processes have written since; what this one writes it knows anyway."""
+        with self._lock:
+            for shelf in self._shelves.values():
+                shelf.refresh()
+
     def add(self, model: str, generations: Iterable[Generation]) -> None:
         """Take generations in; they are on disk within `flush_seconds`. Raises the StorageError of a failed write."""
         with self._lock:
@@ -140,7 +146,7 @@ class _Shelf:
         self.pending: list[Generation] = []
         self._writer = uuid.uuid4().hex[:12]
         self._reset()
-        self._refresh()
+        self.refresh()
 
     def find(self, keys: Sequence[bytes]) -> dict[bytes, Generation]:
         wanted = set(keys)
@@ -153,7 +159,7 @@ class _Shelf:
                 if attempt == 2:
                     raise StorageError(f"ledger parts vanish while being read: {self.folder}") from None
                 self._reset()
-                self._refresh()
+                self.refresh()
         raise AssertionError("unreachable")
 
     def flush(self) -> None:
@@ -187,7 +193,7 @@ class _Shelf:
         for name in small:
             storage.delete(storage.join(self.folder, name))
         self._reset()
-        self._refresh()
+        self.refresh()
 
     def _write(self, table: pa.Table) -> str:
         buffer = io.BytesIO()
@@ -215,7 +221,7 @@ class _Shelf:
         self._places = np.empty(0, dtype=np.uint64)
         self._fresh: dict[bytes, tuple[int, int]] = {}
 
-    def _refresh(self) -> None:
+    def refresh(self) -> None:
         known = set(self._parts)
         names, keys, missed = [], [], False
         for name in storage.names(self.folder, ".parquet"):
@@ -231,7 +237,7 @@ class _Shelf:
         if names:
             self._take_in(names, keys)
         if missed:
-            self._refresh()
+            self.refresh()
 
     def _take_in(self, names: Sequence[str], keys: Sequence[Sequence[bytes]]) -> None:
         first = len(self._parts)

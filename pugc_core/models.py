@@ -67,9 +67,9 @@ class ModelSpec(Config):
 
 
 def _folder_hash(folder: Path) -> str:
-    files = sorted(
-        p for p in folder.glob("*") if p.suffix in {".json", ".safetensors", ".model", ".jinja", ".txt", ".bin"}
-    )
+    kinds = {".json", ".safetensors", ".model", ".jinja", ".txt", ".bin"}
+    # Records of how it was made say nothing of what it says.
+    files = sorted(p for p in folder.glob("*") if p.suffix in kinds and p.name not in ("training.json", "lineage.json"))
     if not any(p.name == "config.json" for p in files):
         raise ModelNotFound(
             f"no model in {folder}: it has no config.json", fix="name a Hugging Face model folder or a hub id"

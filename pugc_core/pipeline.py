@@ -62,6 +62,7 @@ class Pass:
         self._progress = progress
 
     def __iter__(self) -> Iterator[Made]:
+        self._ledger.refresh()
         failed: dict[str, PugcError] = {}
         stale: dict[str, dict[str, str]] = {}
         for shard in self._shards:
@@ -105,7 +106,16 @@ class Pass:
                 for name in self.stage.inputs
                 for each, loaded in sorted(self._inputs[name].items())
             }
-        return {name: self._inputs[name][shard].footer.content for name in self.stage.inputs}
+        footers = {name: self._inputs[name][shard].footer for name in self.stage.inputs}
+        for name, footer in footers.items():
+            for earlier, content in footer.inputs.items():
+                # Joined with another table than it was made from, rows would go missing without a word.
+                if earlier in footers and footers[earlier].content != content:
+                    raise StorageError(
+                        f"{name} of shard {shard} was made from an older {earlier}",
+                        fix=f"pugc run --recipe {self._recipe} --shard {shard} --to {self.stage.name}",
+                    )
+        return {name: footer.content for name, footer in footers.items()}
 
     def _build(self, shard: str) -> Build:
         # A generator, so that a shard's tables are read when its turn comes and not before.

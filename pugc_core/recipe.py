@@ -89,17 +89,18 @@ class Recipe(Config):
         Raises RecipeError or ModelNotFound where a prompt or a model is amiss.
         """
 
-        def identity(role: RoleName) -> str:
-            return self.model(role).identity
+        def asked(role: RoleName) -> tuple[str, int | None]:
+            model = self.model(role)
+            return model.identity, model.max_model_len
 
-        responses = Responses(self.responses, identity("policy"))
+        responses = Responses(self.responses, *asked("policy"))
         stages: Sequence[Stage] = (
             Ugc(self.ugc, path_of),
-            Quality(self.quality, identity("quality_judge")),
-            Instructions(self.instructions, identity("instructor")),
-            Relevance(self.relevance, identity("relevance_judge")),
+            Quality(self.quality, *asked("quality_judge")),
+            Instructions(self.instructions, *asked("instructor")),
+            Relevance(self.relevance, *asked("relevance_judge")),
             responses,
-            Rewards(self.rewards, identity("reward_judge")),
+            Rewards(self.rewards, *asked("reward_judge")),
             Pairs(self.pairs),
             Dataset(self.dataset, responses.prompt),
         )

@@ -58,7 +58,7 @@ class Table:
     def frame(self, rows: Iterable[Mapping[str, Any]]) -> pl.DataFrame:
         """Rows as a frame of exactly this schema; a missing key or a wrong type is an error, an extra key too."""
         data = list(rows)
-        for row in data[:1]:
+        for row in data:
             if row.keys() != self.columns.keys():
                 wrong = sorted(row.keys() ^ self.columns.keys())
                 raise StorageError(f"row of table {self.name} with missing or extra columns: {', '.join(wrong)}")

@@ -104,14 +104,3 @@ def names(folder: str, suffix: str = "") -> list[str]:
         return []
     found = (e["name"].rstrip("/").rsplit("/", 1)[-1] for e in entries if e["type"] == "file")
     return sorted(name for name in found if name.endswith(suffix) and not name.startswith("."))
-
-
-def folders(folder: str) -> list[str]:
-    """Names of the folders directly in a folder, sorted."""
-    fs, inner = filesystem(folder)
-    fs.invalidate_cache(inner)
-    try:
-        entries = fs.ls(inner, detail=True)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    return sorted(e["name"].rstrip("/").rsplit("/", 1)[-1] for e in entries if e["type"] == "directory")

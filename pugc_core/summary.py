@@ -34,7 +34,9 @@ def rows(store: Store, recipe: str, stage: str, shards: Iterable[str] | None = N
     """The rows of a stage over shards (all that there are, unless named), with their shard in column `shard`."""
     there = store.shards(recipe, stage)
     names = there if shards is None else [s for s in shards if s in set(there)]
-    frames = [store.read(recipe, stage, shard).with_columns(shard=pl.lit(shard)) for shard in names]
+    frames = [store.read(recipe, stage, shard) for shard in names]
+    if "shard" not in TABLES[stage].columns:
+        frames = [frame.with_columns(shard=pl.lit(shard)) for shard, frame in zip(names, frames, strict=True)]
     if frames:
         return pl.concat(frames)
     return pl.DataFrame(schema={**TABLES[stage].schema, "shard": pl.String()})
@@ -82,18 +84,25 @@ def lineage(store: Store, recipe: str, pair_id: str) -> dict[str, Any]:
 
     `pair_id` may be a beginning, as long as only one pair has it. Raises StorageError when none or several have.
     """
-    for shard in store.shards(recipe, "pairs"):
-        found = store.read(recipe, "pairs", shard).filter(pl.col("pair_id").str.starts_with(pair_id))
-        if found.height > 1:
-            raise StorageError(f"{pair_id} begins {found.height} pairs", fix="give more of the id")
-        if found.height:
-            return _behind(store, recipe, shard, found.row(0, named=True))
-    raise StorageError(f"no pair {pair_id} in recipe {recipe}", fix="pugc export pairs.jsonl lists them")
+    pairs = rows(store, recipe, "pairs").filter(pl.col("pair_id").str.starts_with(pair_id))
+    if pairs["pair_id"].n_unique() > 1:
+        raise StorageError(f"{pair_id} begins {pairs['pair_id'].n_unique()} pairs", fix="give more of the id")
+    if pairs.is_empty():
+        fix = f"pugc export pairs.jsonl --what pairs --recipe {recipe} lists them"
+        raise StorageError(f"no pair {pair_id} in recipe {recipe}", fix=fix)
+    row = pairs.row(0, named=True)
+    return _behind(store, recipe, row.pop("shard"), row)
 
 
 def _behind(store: Store, recipe: str, shard: str, pair: dict[str, Any]) -> dict[str, Any]:
     def one(stage: str, column: str, value: str) -> dict[str, Any]:
-        return store.read(recipe, stage, shard).filter(pl.col("keep"), pl.col(column) == value).row(0, named=True)
+        found = store.read(recipe, stage, shard).filter(pl.col("keep"), pl.col(column) == value)
+        if found.is_empty():
+            raise StorageError(
+                f"pair {pair['pair_id']} is older than the table {stage} of its shard {shard}",
+                fix=f"pugc run --recipe {recipe} --shard {shard}",
+            )
+        return found.row(0, named=True)
 
     instruction_id = pair["instruction_id"]
     responses = store.read(recipe, "responses", shard).filter(pl.col("instruction_id") == instruction_id)

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from pugc_core import storage
 from pugc_core.errors import StorageError
-from pugc_core.records import TABLES, Counts, Table
+from pugc_core.records import TABLES, Counts
 
 _FOOTER_KEY = b"pugc"
 _DAMAGE = (pa.ArrowException, pl.exceptions.PolarsError, OSError, ValueError, TypeError)
@@ -152,7 +152,3 @@ class Loaded:
 
     def frame(self) -> pl.DataFrame:
         return self.store.read(self.recipe, self.stage, self.shard)
-
-    @property
-    def table(self) -> Table:
-        return TABLES[self.stage]

@@ -48,19 +48,32 @@ class Workspace:
         return storage.join(self.root, "runs", f"{recipe}.json")
 
     def shards(self) -> dict[str, str]:
-        """Source file by shard, for the files in the inbox whose names give a shard; others are passed over."""
-        found = {}
-        for name in storage.names(self.inbox):
-            try:
-                found[sources.shard_name(name)] = storage.join(self.inbox, name)
-            except SourceError:
-                continue
-        return found
+        """Source file by shard."""
+        return self._scan()[0]
+
+    def refused(self) -> list[str]:
+        """What is wrong with the files in the inbox that are no shards, a sentence each."""
+        return self._scan()[1]
 
     def source(self, shard: str) -> str:
         """The source file of a shard. Raises SourceError when the inbox has none."""
-        for suffix in sources.SUFFIXES:
-            path = storage.join(self.inbox, f"{shard}{suffix}")
-            if storage.exists(path):
-                return path
-        raise SourceError(f"no file for shard {shard} in {self.inbox}", fix="pugc ingest FILE")
+        try:
+            return self.shards()[shard]
+        except KeyError:
+            raise SourceError(f"no file for shard {shard} in {self.inbox}", fix="pugc ingest FILE") from None
+
+    def _scan(self) -> tuple[dict[str, str], list[str]]:
+        found: dict[str, str] = {}
+        refused = []
+        for name in storage.names(self.inbox):
+            try:
+                shard = sources.shard_name(name)
+            except SourceError as err:
+                refused.append(f"{name} in the inbox is passed over: {err.problem}; {err.fix}")
+                continue
+            if shard in found:
+                other = found[shard].rsplit("/", 1)[-1]
+                refused.append(f"{name} in the inbox is passed over: {other} is shard {shard} already; rename one")
+            else:
+                found[shard] = storage.join(self.inbox, name)
+        return found, refused

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from dagster._core.errors import DagsterExecutionInterruptedError
 
 from pugc_core.errors import PugcError
 
@@ -22,6 +23,12 @@ class _Group(click.Group):
             if err.fix:
                 click.secho(f"  fix: {err.fix}", fg="yellow", err=True)
             sys.exit(1)
+        except OSError as err:
+            click.secho(f"error: {err.strerror or err}: {err.filename or ''}", fg="red", err=True)
+            sys.exit(1)
+        except (KeyboardInterrupt, DagsterExecutionInterruptedError):
+            click.secho("interrupted; the same command goes on where it stopped", fg="yellow", err=True)
+            sys.exit(130)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -49,12 +56,18 @@ def _workspace() -> Any:
     return Workspace(data_root())
 
 
+def _warn_of_refused() -> None:
+    for sentence in _workspace().refused():
+        click.secho(f"warning: {sentence}", fg="yellow", err=True)
+
+
 @main.command()
 @click.argument("files", nargs=-1, metavar="FILE...")
 @click.option("--sample", is_flag=True, help="Take the bundled sample shards.")
 @click.option("--rows", type=click.IntRange(1), help="Split each file into shards of so many rows (jsonl, parquet).")
+@click.option("--replace", is_flag=True, help="Take the place of shards that are there with other content.")
 @_json_option
-def ingest(files: tuple[str, ...], sample: bool, rows: int | None, as_json: bool) -> None:
+def ingest(files: tuple[str, ...], sample: bool, rows: int | None, replace: bool, as_json: bool) -> None:
     """Take files of posts in, each as a shard (jsonl, csv, parquet, StackExchange Posts.xml; .gz and .zst too)."""
     from pugc_dagster import console, execute
 
@@ -64,7 +77,7 @@ def ingest(files: tuple[str, ...], sample: bool, rows: int | None, as_json: bool
     if not given:
         raise click.UsageError("name at least one FILE, or --sample")
     with execute.instance() as instance:
-        taken = execute.ingest(instance, _workspace(), given, rows)
+        taken = execute.ingest(instance, _workspace(), given, rows=rows, replace=replace)
     if as_json:
         click.echo(json.dumps(taken))
     else:
@@ -82,10 +95,12 @@ def run(recipe: str, shards: tuple[str, ...], to: str | None, as_json: bool) -> 
     from pugc_dagster import console, execute
 
     chosen = _load(recipe)
+    unknown_to_ui = recipe.endswith(".toml") and not execute.in_the_web_ui(Path(recipe))
+    _warn_of_refused()
     with execute.instance() as instance, console.bars(enabled=not as_json):
         execute.run(instance, chosen, _workspace(), shards, to)
     console.status(chosen, _workspace(), as_json=as_json)
-    if not as_json and recipe.endswith(".toml") and not execute.in_the_web_ui(Path(recipe)):
+    if unknown_to_ui and not as_json:
         click.echo("the web UI does not know this recipe; it shows the files in recipes/ (or PUGC_RECIPES)")
 
 
@@ -96,6 +111,7 @@ def status(recipe: str, as_json: bool) -> None:
     """Rows in, kept and dropped per stage, and calls per role in the last run."""
     from pugc_dagster import console
 
+    _warn_of_refused()
     console.status(_load(recipe), _workspace(), as_json=as_json)
 
 

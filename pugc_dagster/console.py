@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import resources
@@ -18,12 +19,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from pugc_core import exports, progress, runs, summary
-from pugc_core.errors import RecipeError
+from pugc_core.errors import RecipeError, StorageError
 from pugc_core.recipe import ROLES, Recipe
 from pugc_core.records import TABLES
 from pugc_core.workspace import Workspace
 
-_out = Console(highlight=False)
+_WIDE = 100
+"""Columns where the output goes to a file or a pipe, which have none of their own."""
+_out = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
 
 
 def samples() -> list[Path]:
@@ -45,7 +48,8 @@ def bars(enabled: bool = True) -> Iterator[None]:
         TimeElapsedColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=Console(stderr=True)) as display:
+    width = None if sys.stderr.isatty() else _WIDE
+    with Progress(*columns, console=Console(stderr=True, width=width)) as display:
         tasks: dict[str, TaskID] = {}
 
         def show(state: progress.Progress) -> None:
@@ -72,7 +76,10 @@ def status(recipe: Recipe, workspace: Workspace, *, as_json: bool) -> None:
     _print_rewards(content["rewards"])
     example = summary.example(workspace.store, recipe.name)
     if example:
-        pair(recipe, workspace, example, as_json=False)
+        try:
+            pair(recipe, workspace, example, as_json=False)
+        except StorageError as err:
+            _out.print(f"\nno example: {err.problem}")
     _out.print()
     for name, path in content["paths"].items():
         _out.print(f"{name:<12} {path}", soft_wrap=True)
@@ -81,8 +88,8 @@ def status(recipe: Recipe, workspace: Workspace, *, as_json: bool) -> None:
 
 def _status(recipe: Recipe, workspace: Workspace) -> dict[str, Any]:
     store = workspace.store
-    shards = store.shards(recipe.name, "ugc")
-    shape = summary.reward_shape(store, recipe.name)
+    shards = [shard for shard in store.shards(recipe.name, "ugc") if shard in workspace.shards()]
+    shape = summary.reward_shape(store, recipe.name, shards)
     last = runs.last(workspace.calls(recipe.name))
     paths = {
         "tables": store.path(recipe.name, "*", "*"),

@@ -47,9 +47,10 @@ log = logging.getLogger("pugc")
 def recipes() -> list[Recipe]:
     """The bundled recipes and the user's own. One that cannot be loaded is left out, and said so."""
     folders = recipe_folders()
-    own = sorted(str(path) for folder in folders for path in folder.glob("*.toml"))
+    own = sorted(path for folder in folders for path in folder.glob("*.toml"))
     loaded: dict[str, Recipe] = {}
-    for name in (*bundled(), *own):
+    # A user's recipe may replace a bundled one of the same name.
+    for name in (*map(str, own), *(n for n in bundled() if n not in {path.stem for path in own})):
         try:
             recipe = load(name, folders)
             assets_of(recipe)

@@ -75,7 +75,9 @@ def _project() -> list[Finding]:
         found.append(Finding("disk", f"{free:.1f} GiB free", ok=free > 1, fix=None if free > 1 else "free some space"))
         if not os.access(folder, os.W_OK):
             found.append(Finding("data", f"{folder} is not writable", ok=False, fix="export PUGC_DATA=another folder"))
-    return [*found, Finding("shards", str(len(Workspace(data).shards())))]
+    workspace = Workspace(data)
+    refused = [Finding("inbox", sentence, ok=False, fix="rename or remove it") for sentence in workspace.refused()]
+    return [*found, Finding("shards", str(len(workspace.shards()))), *refused]
 
 
 def _packages() -> list[Finding]:
@@ -84,7 +86,7 @@ def _packages() -> list[Finding]:
         try:
             found.append(Finding(name, importlib.metadata.version(name)))
         except importlib.metadata.PackageNotFoundError:
-            found.append(Finding(name, "not installed", fix=f'optional: pip install "pugc[{extra}]"'))
+            found.append(Finding(name, "not installed", fix=f'optional: pip install -e ".[{extra}]"'))
     return found
 
 

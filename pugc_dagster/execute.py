@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,6 +22,7 @@ from pugc_core.recipe import BUNDLED, Recipe
 from pugc_core.stages import sources
 from pugc_core.stages.split import Part, split
 from pugc_core.summary import SHARDED
+from pugc_core.tables import file_hash
 from pugc_core.workspace import Workspace
 from pugc_dagster import definitions, project
 from pugc_dagster.partitions import shards as partitions
@@ -45,31 +47,36 @@ def _end_dead_runs(found: dg.DagsterInstance) -> None:
     """Runs of commands that were killed would stay "started" for ever, and keep their place in the pool."""
     alive = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING])
     for run in found.get_runs(filters=alive):
-        host, _, pid = run.tags.get(_PROCESS_TAG, "").partition(":")
-        if host != socket.gethostname() or _lives(int(pid)):
+        host, _, process = run.tags.get(_PROCESS_TAG, "").partition(":")
+        if host != socket.gethostname() or _process(int(process.split("@")[0])) == process:
             continue
         found.report_run_failed(run, "the process of this run was killed; run it again, it goes on where it stopped")
         found.event_log_storage.free_concurrency_slots_for_run(run.run_id)
 
 
-def _lives(pid: int) -> bool:
+def _process(pid: int) -> str | None:
+    """A process as "pid@start", since pids come again; None when it is not there."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        # Its start, in ticks since the machine's, is the 22nd field; the second may hold blanks and brackets.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return f"{pid}@{fields[19]}"
 
 
 def ingest(
-    found: dg.DagsterInstance, workspace: Workspace, files: Sequence[str], rows: int | None = None
+    found: dg.DagsterInstance,
+    workspace: Workspace,
+    files: Sequence[str],
+    *,
+    rows: int | None = None,
+    replace: bool = False,
 ) -> dict[str, str]:
     """Copy source files into the inbox and add their shards as partitions. Returns the inbox path by shard.
 
     With `rows`, each file becomes shards of that many rows. Every file is read through before any is taken. Raises
-    SourceError for a file that cannot be used at all, for a name that is no shard name, and for a shard that is there
-    already from a file of another name.
+    SourceError for a file that cannot be used at all, for a name that is no shard name, and, unless `replace`, for a
+    shard that is there already with other content.
     """
     taken: dict[str, str] = {}
     known = workspace.shards()
@@ -78,23 +85,34 @@ def ingest(
             raise SourceError(
                 f"{path}: none of its rows can be read", fix="check that the file is what its suffix says"
             )
-        names = [part.name for part in split(path, rows)] if rows else [path.rsplit("/", 1)[-1]]
-        for name in names:
-            shard = sources.shard_name(name)
+        for part in _parts(path, rows):
+            shard = sources.shard_name(part.name)
             if shard in taken:
                 raise SourceError(f"{path} and another file would both be shard {shard}", fix="rename one of them")
-            if shard in known and known[shard].rsplit("/", 1)[-1] != name:
+            if shard in known and not replace and storage.read(known[shard]) != part.data:
                 raise SourceError(
-                    f"shard {shard} is already there as {known[shard]}", fix="rename the file, or remove the old one"
+                    f"shard {shard} is already there as {known[shard]}, with other content",
+                    fix=f"rename {path}, or pugc ingest --replace",
                 )
-            taken[shard] = storage.join(workspace.inbox, name)
+            taken[shard] = storage.join(workspace.inbox, part.name)
     for path in files:
-        parts = split(path, rows) if rows else [Part(path.rsplit("/", 1)[-1], storage.read(path))]
-        for part in parts:
+        if rows and replace:  # a longer file of before has parts that the new one has not
+            stem = sources.shard_name(path)
+            for shard in known:
+                if re.fullmatch(rf"{re.escape(stem)}-\d{{4}}", shard) and shard not in taken:
+                    storage.delete(known[shard])
+        for part in _parts(path, rows):
             storage.write(storage.join(workspace.inbox, part.name), part.data)
+    for shard, path in known.items():
+        if taken.get(shard, path) != path:
+            storage.delete(path)  # the same shard, replaced by a file of another format
     if taken:
         found.add_dynamic_partitions(_partitions_name(), list(taken))
     return taken
+
+
+def _parts(path: str, rows: int | None) -> Iterator[Part]:
+    return split(path, rows) if rows else iter([Part(path.rsplit("/", 1)[-1], storage.read(path))])
 
 
 def _partitions_name() -> str:
@@ -127,12 +145,39 @@ def run(
     wanted = set(names or inbox)
     command = uuid.uuid4().hex[:12]
     sharded = [stage for stage in stages if stage in SHARDED]
-    for first, last in _stretches(known_shards, wanted):
-        tags = {ASSET_PARTITION_RANGE_START_TAG: first, ASSET_PARTITION_RANGE_END_TAG: last}
-        _execute(found, recipe, sharded, {**tags, RUN_TAG: command})
+    failure: PugcError | None = None
+    for attempt in range(2):
+        failed = None
+        for first, last in _stretches(known_shards, wanted):
+            tags = {ASSET_PARTITION_RANGE_START_TAG: first, ASSET_PARTITION_RANGE_END_TAG: last}
+            try:
+                _execute(found, recipe, sharded, {**tags, RUN_TAG: command})
+            except PugcError as err:
+                failed = err
+        failure = failure or failed
+        # A shard whose file cannot be read must not hold up the others: once more without such shards.
+        sound = wanted - _unreadable(recipe, workspace, wanted)
+        if failed is None or not sound or sound == wanted or attempt:
+            break
+        wanted = sound
     rest = [stage for stage in stages if stage not in SHARDED]
-    if rest:
+    if rest and failed is None:
         _execute(found, recipe, rest, {RUN_TAG: command})
+    if failure is not None:
+        raise failure
+
+
+def _unreadable(recipe: Recipe, workspace: Workspace, names: Iterable[str]) -> set[str]:
+    """The shards whose source file has no table `ugc`, or has changed since."""
+    bad = set()
+    for shard in names:
+        footer = workspace.store.footer(recipe.name, "ugc", shard)
+        try:
+            if footer is None or footer.inputs["source"] != file_hash(workspace.source(shard)):
+                bad.add(shard)
+        except (SourceError, FileNotFoundError):
+            bad.add(shard)
+    return bad
 
 
 def _stretches(known: Sequence[str], wanted: Iterable[str]) -> Iterator[tuple[str, str]]:
@@ -156,7 +201,7 @@ def _execute(found: dg.DagsterInstance, recipe: Recipe, stages: Sequence[str], t
         defs.resolve_implicit_global_asset_job_def().execute_in_process(
             instance=found,
             asset_selection=selection,
-            tags={**tags, _PROCESS_TAG: f"{socket.gethostname()}:{os.getpid()}"},
+            tags={**tags, _PROCESS_TAG: f"{socket.gethostname()}:{_process(os.getpid())}"},
             # The terminal has bars, and the web UI has the log.
             run_config={"loggers": {"console": {"config": {"log_level": os.environ.get("PUGC_LOG", "CRITICAL")}}}},
         )
@@ -171,6 +216,8 @@ def in_the_web_ui(recipe: Path) -> bool:
 
 def _cause(err: BaseException | None) -> PugcError | None:
     """What a stage raised, out of what Dagster wrapped it in."""
-    while err is not None and not isinstance(err, PugcError):
+    seen = set()
+    while err is not None and not isinstance(err, PugcError) and id(err) not in seen:
+        seen.add(id(err))  # what was raised again in its own handling stands in a circle
         err = err.__cause__ or err.__context__
-    return err
+    return err if isinstance(err, PugcError) else None

@@ -3,7 +3,8 @@
 The stream is why: an asset that returned a dict of tables would lose all of them to a crash in its last shard.
 """
 
-from collections.abc import Iterator, Mapping
+import contextlib
+from collections.abc import Generator, Mapping
 from typing import Any
 
 import dagster as dg
@@ -18,11 +19,8 @@ from pugc_core.workspace import Workspace
 class ShardStream:
     """Shards being made, as an object: Dagster would take a bare generator's items for events."""
 
-    def __init__(self, made: Iterator[Made]) -> None:
-        self._made = made
-
-    def __iter__(self) -> Iterator[Made]:
-        return self._made
+    def __init__(self, made: Generator[Made]) -> None:
+        self.made = made
 
 
 class ShardTables(dg.ConfigurableIOManager):
@@ -33,9 +31,10 @@ class ShardTables(dg.ConfigurableIOManager):
 
     def handle_output(self, context: dg.OutputContext, obj: ShardStream) -> None:
         recipe = _recipe(context)
-        for made in obj:
-            if made.frame is not None:
-                self.workspace.store.write(recipe, made.frame, made.footer)
+        with contextlib.closing(obj.made) as shards:  # a write that fails is told to the stage, which notes the rest
+            for made in shards:
+                if made.frame is not None:
+                    self.workspace.store.write(recipe, made.frame, made.footer)
 
     def load_input(self, context: dg.InputContext) -> Mapping[str, Loaded]:
         assert context.upstream_output is not None

@@ -11,7 +11,7 @@ from pugc_core.errors import RecipeError
 def root() -> Path:
     """DAGSTER_HOME, or the nearest folder above with a dagster.yaml. Raises RecipeError when there is none."""
     if home := os.environ.get("DAGSTER_HOME"):
-        return Path(home)
+        return Path(home).resolve()
     here = Path.cwd()
     for folder in (here, *here.parents):
         if (folder / "dagster.yaml").is_file():
@@ -22,12 +22,13 @@ def root() -> Path:
 
 
 def data_root() -> str:
-    """Where data lies: PUGC_DATA (a folder or an fsspec URL), or `data` in the project."""
-    return os.environ.get("PUGC_DATA") or str(root() / "data")
+    """Where data lies: PUGC_DATA (a folder, counted from the project's, or an fsspec URL), or `data` in the project."""
+    place = os.environ.get("PUGC_DATA") or "data"
+    return place if "://" in place else str(root() / place)
 
 
 def recipe_folders() -> list[Path]:
     """Where the user's own recipes lie: PUGC_RECIPES, or `recipes` in the project; those of them that exist."""
     folders = os.environ.get("PUGC_RECIPES", "").split(os.pathsep)
-    candidates = [Path(f) for f in folders if f] or [root() / "recipes"]
+    candidates = [root() / folder for folder in folders if folder] or [root() / "recipes"]
     return [folder for folder in candidates if folder.is_dir()]

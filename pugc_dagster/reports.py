@@ -24,7 +24,7 @@ def write(recipe: Recipe, workspace: Workspace) -> str:
 
 def _content(recipe: Recipe, workspace: Workspace) -> dict[str, Any]:
     store = workspace.store
-    shards = store.shards(recipe.name, "ugc")
+    shards = [shard for shard in store.shards(recipe.name, "ugc") if shard in workspace.shards()]
     dataset = summary.rows(store, recipe.name, "dataset")
     best = dataset.filter(keep=True).sort("margin", "pair_id", descending=[True, False]).head(5)
     policies = {
@@ -35,7 +35,7 @@ def _content(recipe: Recipe, workspace: Workspace) -> dict[str, Any]:
         "recipe": recipe,
         "shards": shards,
         "funnel": summary.funnel(store, recipe.name, shards),
-        "rewards": summary.reward_shape(store, recipe.name),
+        "rewards": summary.reward_shape(store, recipe.name, shards),
         "calls": runs.last(workspace.calls(recipe.name)).get("stages", {}),
         "pairs": best.to_dicts(),
         "policies": {name: record for name, record in policies.items() if record},

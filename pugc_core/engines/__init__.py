@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import NamedTuple
 
 from pugc_core.engines.base import Engine
-from pugc_core.errors import MissingDependency
+from pugc_core.errors import MissingDependency, RecipeError
 from pugc_core.models import ModelSpec
 
 __all__ = ["EngineHost", "Selection", "open_engine", "select"]
@@ -27,6 +27,13 @@ def _installed(package: str) -> bool:
 
 def select(spec: ModelSpec) -> Selection:
     """The engine that a model will be run with. Raises MissingDependency with the command that installs one."""
+    if spec.engine == "endpoint" and not spec.base_urls:
+        raise RecipeError(
+            f"model {spec.id} runs on an endpoint, but has no base_urls", fix="set base_urls in [models.*]"
+        )
+    if spec.engine in ("vllm", "transformers") and not _installed(spec.engine):
+        fix = "pip install -e '.[gpu]' or '.[cpu]'" if spec.engine == "vllm" else "pip install -e '.[transformers]'"
+        raise MissingDependency(f"model {spec.id} runs on {spec.engine}, which is not installed", fix=fix)
     if spec.engine != "auto":
         return Selection(spec.engine, "named in the recipe")
     if spec.base_urls:
@@ -37,22 +44,25 @@ def select(spec: ModelSpec) -> Selection:
         return Selection("transformers", "auto: vllm is not installed, transformers is")
     raise MissingDependency(
         f"no engine for model {spec.id}: neither vllm nor transformers is installed",
-        fix='pip install "pugc[cpu]" on a machine without a GPU, "pugc[gpu]" on one with, or set base_urls',
+        fix='pip install -e ".[cpu]" on a machine without a GPU, -e ".[gpu]" on one with, or set base_urls',
     )
 
 
 def open_engine(spec: ModelSpec) -> Engine:
     """A ready engine for the model. Local models run in a process of their own, whose end frees their memory."""
     name = select(spec).name
-    if name == "scripted":
-        from pugc_core.engines.scripted import ScriptedEngine
+    try:
+        if name == "scripted":
+            from pugc_core.engines.scripted import ScriptedEngine
 
-        return ScriptedEngine(**spec.options)
-    if name == "endpoint":
-        from pugc_core.engines.endpoint import EndpointEngine
+            return ScriptedEngine(**spec.options)
+        if name == "endpoint":
+            from pugc_core.engines.endpoint import EndpointEngine
 
-        key = os.environ.get(spec.api_key_env)
-        return EndpointEngine(model=spec.id, base_urls=spec.base_urls, api_key=key, **spec.options)
+            key = os.environ.get(spec.api_key_env)
+            return EndpointEngine(model=spec.id, base_urls=spec.base_urls, api_key=key, **spec.options)
+    except TypeError as err:
+        raise RecipeError(f"options of model {spec.id}: {err}", fix=f"see engines/{name}.py for its options") from err
     from pugc_core.engines.worker import WorkerEngine
 
     return WorkerEngine(spec, name)

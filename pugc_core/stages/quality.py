@@ -30,6 +30,8 @@ class QualityConfig(Config):
 class Quality:
     config: QualityConfig
     model: str
+    context: int | None = None
+    """The recipe's limit to the model's context; with another, other prompts are too long."""
 
     name = "quality"
     role = "quality_judge"
@@ -47,6 +49,7 @@ class Quality:
             "prompt": self.prompt.fingerprint,
             "parser": str(contract.PARSER_VERSION),
             "model": self.model,
+            "context": str(self.context),
             "sampling": digest(self.config.sampling.canonical),
             "threshold": str(self.config.min_score),
         }

@@ -28,6 +28,8 @@ class RelevanceConfig(Config):
 class Relevance:
     config: RelevanceConfig
     model: str
+    context: int | None = None
+    """The recipe's limit to the model's context; with another, other prompts are too long."""
 
     name = "relevance"
     role = "relevance_judge"
@@ -45,6 +47,7 @@ class Relevance:
             "prompt": self.prompt.fingerprint,
             "parser": str(contract.PARSER_VERSION),
             "model": self.model,
+            "context": str(self.context),
             "sampling": digest(self.config.sampling.canonical),
         }
 

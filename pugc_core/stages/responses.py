@@ -32,6 +32,8 @@ class ResponsesConfig(Config):
 class Responses:
     config: ResponsesConfig
     model: str
+    context: int | None = None
+    """The recipe's limit to the model's context; with another, other prompts are too long."""
 
     name = "responses"
     role = "policy"
@@ -49,6 +51,7 @@ class Responses:
             "prompt": self.prompt.fingerprint,
             "parser": str(contract.PARSER_VERSION),
             "model": self.model,
+            "context": str(self.context),
             "sampling": digest(self.config.sampling.canonical),
             "limits": digest([self.config.k, self.config.drop_unfinished]),
         }

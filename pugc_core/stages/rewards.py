@@ -77,6 +77,8 @@ class _Ballot:
 class Rewards:
     config: RewardsConfig
     model: str
+    context: int | None = None
+    """The recipe's limit to the model's context; with another, other prompts are too long."""
 
     name = "rewards"
     role = "reward_judge"
@@ -94,6 +96,7 @@ class Rewards:
             "prompt": self.prompt.fingerprint,
             "parser": str(contract.PARSER_VERSION),
             "model": self.model,
+            "context": str(self.context),
             "sampling": digest(self.config.sampling.canonical),
             "votes": digest([self.config.n, self.config.max_draws, self.config.min_valid]),
             "aggregate": self.config.aggregate,

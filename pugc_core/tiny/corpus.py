@@ -34,6 +34,7 @@ class Document:
     key: str
     question: str = ""
     answer: str = ""
+    title: str = ""
 
     @property
     def is_test(self) -> bool:
@@ -83,7 +84,7 @@ def _posts(path: Path) -> Iterator[Document]:
         kind = "plain" if row["kind"] == "review" else "post"
         title = clean(row["title"] or "")
         text = clean(row["text"])
-        yield Document(text, kind, key=title or text, question=_as_question(title, row["kind"]))
+        yield Document(text, kind, key=title or text, question=_as_question(title, row["kind"]), title=title)
 
 
 def _as_question(title: str, kind: str) -> str:

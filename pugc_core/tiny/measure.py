@@ -77,8 +77,8 @@ def answers(
     """`draws` free answers to the first turn of each sample."""
     order = sorted(range(len(samples)), key=lambda i: len(str(samples[i].turns[0].messages)))
     made: list[list[str]] = [[] for _ in samples]
-    for start in range(0, len(order), 16):
-        part = order[start : start + 16]
+    for start in range(0, len(order), 4):
+        part = order[start : start + 4]
         texts = [
             tok.apply_chat_template(
                 [m._asdict() for m in samples[i].turns[0].messages], add_generation_prompt=True, tokenize=False
@@ -93,7 +93,7 @@ def answers(
             temperature=temperature,
             top_k=0,
             top_p=top_p,
-            max_new_tokens=80,
+            max_new_tokens=64,
             num_return_sequences=draws,
         )
         decoded = tok.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
@@ -158,7 +158,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Measure the bundled model on the test side of its data.")
     parser.add_argument("--data", type=Path, required=True, help="folder of the open data")
     parser.add_argument("--model", type=Path, default=weights(), help="folder of the model (default: the bundled one)")
-    parser.add_argument("--count", type=int, default=300, help="samples per task (default 300)")
+    parser.add_argument("--count", type=int, default=100, help="samples per task (default 100)")
     options = parser.parse_args(arguments)
     torch.manual_seed(0)
     split = corpus.load(options.data)

@@ -36,6 +36,10 @@ VERDICT = {
 }
 
 GOOD = {
+    3: (
+        "Short: it names {words} and leaves most of it open.",
+        "A start on {words}, but a reader would have to ask further.",
+    ),
     4: (
         "The post is clear and says useful things about {words}.",
         "A clear post; a question about {words} can be answered from it.",
@@ -54,8 +58,18 @@ BROKEN = {
     "vague": (2, ("Vague: it gives no concrete facts.", "It stays general and helps nobody.")),
     "cut": (2, ("It breaks off in the middle of a sentence.", "The end is missing.")),
     "mixed": (2, ("It jumps from one topic to another.", "Two topics are mixed up here.")),
-    "order": (3, ("The sentences are out of order and hard to follow.", "Useful facts, but in a confused order.")),
 }
+
+TITLES = (
+    "{a}",
+    "{a} and {b}",
+    "My {a}",
+    "About {a}",
+    "How I deal with {a}",
+    "{a}: what I learnt",
+    "Some notes on {a} and {b}",
+    "Why {a} matters",
+)
 
 VAGUE = (
     "I have been thinking about {t} lately.",

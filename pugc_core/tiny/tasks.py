@@ -25,7 +25,6 @@ from pugc_core.tiny.text import (
     listed,
     overlap,
     sentences,
-    shuffle_sentences,
     shuffle_words,
 )
 
@@ -34,6 +33,8 @@ MIXTURE = {"quality": 0.13, "instructions": 0.17, "relevance": 0.24, "responses"
 PLAIN_FIRST, PLAIN_LAST = 0.25, 0.05
 LEVELS = (0.08, 0.25, 0.5, 0.8)  # overlap F1 from which a response earns 2, 3, 4, 5
 LONG_ANSWER = 90
+SHORT_POST = 40  # words below which a sound post is only fair
+DAMAGE = ("shuffled", "advert", "advert", "repeated", "vague", "vague", "cut", "mixed")
 KINDS = ("copy", "part", "part", "mixed", "mixed", "thin", "thin", "thin", "foreign", "rest", "rest", "cut", "salad")
 
 
@@ -97,6 +98,15 @@ class Tasks:
     def _text(self, document: Document, words: int) -> str:
         return excerpt(document.text, max(words, 16)) if len(document.text.split()) > words else document.text
 
+    def _shown(self, document: Document, text: str) -> str:
+        """The text as the pipeline shows a post: under its title and a blank line, where it has one. Texts without a
+        title are given one now and then, so that a title says nothing about the rest."""
+        title = document.title if self.rng.random() < 0.6 else ""
+        if not document.title and self.rng.random() < 0.35 and len(words := self.salient(text, 4)) > 1:
+            a, b = self.rng.sample(words, 2)
+            title = self.rng.choice(phrases.TITLES).format(a=a, b=b)
+        return f"{title[:1].upper()}{title[1:]}\n\n{text}" if title and text else text
+
     def _other(self, document: Document) -> Document:
         while True:
             other = self.rng.choice(self.real)
@@ -130,7 +140,7 @@ class Tasks:
         if not text or not question or instructions.refers_to_context(question):
             return None
         example = self.rng.choice(instructions.EXAMPLES)
-        messages = instructions.WORDINGS["short"].render({"example": example, "ugc": text})
+        messages = instructions.WORDINGS["short"].render({"example": example, "ugc": self._shown(document, text)})
         return Sample("instructions", (Turn(messages, question),))
 
     def relevance(self, words: int) -> Sample | None:
@@ -138,6 +148,7 @@ class Tasks:
         several verdicts for the price of reading the text once."""
         document = self.rng.choice(self.asked if self.rng.random() < 0.7 else self.real)
         text = self._text(document, words)
+        shown = self._shown(document, text)
         turns: list[Turn] = []
         asked: set[str] = set()
         for _ in range(self.rng.choice((1, 3, 5))):
@@ -146,7 +157,7 @@ class Tasks:
             question = self._question(source, text if truth else self._text(source, 100))
             if not text or not question:
                 return None
-            messages = relevance.WORDINGS["short"].render({"ugc": text, "instruction": question})
+            messages = relevance.WORDINGS["short"].render({"ugc": shown, "instruction": question})
             if turns:
                 ask = messages[-1].content
                 messages = (Message("user", ask[ask.rindex("###Question") :]),)
@@ -174,24 +185,22 @@ class Tasks:
         text = self._text(document, max(words, 30))
         if len(text.split()) < 20:
             return None
-        kind = "real" if self.rng.random() < 0.5 else self.rng.choice(tuple(phrases.BROKEN))
+        kind = "real" if self.rng.random() < 0.55 else self.rng.choice(DAMAGE)
         if kind == "real":
-            score = 5 if detail(text) >= DETAILED else 4
+            score = 5 if detail(text) >= DETAILED else 3 if len(text.split()) < SHORT_POST else 4
             named = self.salient(text, 4)[: self.rng.choice((1, 2))] or ["it"]
             reason = self.rng.choice(phrases.GOOD[score]).format(words=listed(named))
         else:
             text = self._damage(kind, text, document)
             score, reasons = phrases.BROKEN[kind]
             reason = self.rng.choice(reasons)
-        messages = quality.WORDINGS["short"].render({"ugc": text})
+        messages = quality.WORDINGS["short"].render({"ugc": self._shown(document, text)})
         return Sample("quality", (Turn(messages, f"{reason}\nScore: {score}"),), target=score)
 
     def _damage(self, kind: str, text: str, document: Document) -> str:
         rng = self.rng
         if kind == "shuffled":
             return shuffle_words(text, rng)
-        if kind == "order":
-            return shuffle_sentences(text, rng)
         if kind == "cut":
             return cut_off(text, rng)
         if kind == "repeated":
@@ -218,7 +227,7 @@ class Tasks:
             score = judged(response, reference, whole)
             if score == wanted:
                 break
-        values = {"instruction": question, "response": response, "ugc": reference}
+        values = {"instruction": question, "response": response, "ugc": self._shown(document, reference)}
         messages = rewards.WORDINGS["short"].render(values)
         return Sample("rewards", (Turn(messages, self._feedback(response, reference, score)),), target=score)
 

@@ -55,6 +55,8 @@ class TrainingConfig(Config):
     def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for objective in value:
             find(objective)
+        if len(set(value)) < len(value):
+            raise ValueError(f"objectives {', '.join(value)} name one twice")
         return value
 
     @model_validator(mode="after")

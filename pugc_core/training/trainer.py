@@ -135,7 +135,7 @@ def _prepare_libraries() -> None:
         import trl  # noqa: F401
     except ImportError as err:
         raise MissingDependency(
-            f"training needs a package that is not installed: {err}", fix='pip install "pugc[train]"'
+            f"training needs a package that is not installed: {err}", fix='pip install -e ".[train]"'
         ) from err
     huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True  # it may have been imported before
     datasets.disable_progress_bars()

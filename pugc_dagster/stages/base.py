@@ -1,7 +1,7 @@
 """What the stage assets share: a pass over the run's shards, handed to the IO manager as a stream."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
@@ -68,7 +68,7 @@ def stage_asset(recipe: Recipe, stage: Stage, sentence: str, *, kinds: Sequence[
 
 def stream(
     context: dg.AssetExecutionContext, recipe: Recipe, stage: Stage, names: Sequence[str], inputs: Inputs
-) -> Iterator[Made]:
+) -> Generator[Made]:
     """The stage's shards as they are made, with their metadata; when it ends, however it ends, its calls are noted."""
     workspace: Workspace = context.resources.workspace
     ledger: Ledger = context.resources.ledger
@@ -93,8 +93,8 @@ def stream(
             yield made
             finished[made.shard] = metadata
             context.add_asset_metadata(metadata, partition_key=_partition(made.shard))
-    except Exception:
-        # Their tables are written: say so, although the step fails.
+    except BaseException:  # also GeneratorExit, when a table could not be written
+        # The tables of these are: say so, although the step fails.
         for shard, metadata in finished.items():
             context.log_event(
                 dg.AssetMaterialization(key(recipe, stage.name), partition=_partition(shard), metadata=metadata)

@@ -1,6 +1,6 @@
 """Asset `dataset`: one over all shards, and the files that trainers read."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 
 import dagster as dg
 
@@ -35,15 +35,15 @@ def assets(recipe: Recipe, stages: Mapping[str, Stage]) -> list[dg.AssetsDefinit
     )
     def dataset(context: dg.AssetExecutionContext, pairs: Mapping[str, Loaded]) -> ShardStream:
         workspace: Workspace = context.resources.workspace
-        # A shard not yet made is no reason to wait: the data set is of what is there.
-        there = set(workspace.store.shards(recipe.name, "pairs"))
+        # A shard not yet made is no reason to wait; one whose file was taken out of the inbox is no longer wanted.
+        there = set(workspace.store.shards(recipe.name, "pairs")) & workspace.shards().keys()
         inputs = {"pairs": {shard: table for shard, table in pairs.items() if shard in there}}
         return ShardStream(_write_files(context, recipe, stage, inputs))
 
     return [dataset]
 
 
-def _write_files(context: dg.AssetExecutionContext, recipe: Recipe, stage: Stage, inputs: Inputs) -> Iterator[Made]:
+def _write_files(context: dg.AssetExecutionContext, recipe: Recipe, stage: Stage, inputs: Inputs) -> Generator[Made]:
     workspace: Workspace = context.resources.workspace
     for made in stream(context, recipe, stage, [ALL], inputs):
         yield made

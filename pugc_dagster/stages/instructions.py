@@ -14,4 +14,4 @@ SENTENCE = "For every good post the question that a reader would have asked to g
 
 
 def assets(recipe: Recipe, stages: Mapping[str, Stage]) -> list[dg.AssetsDefinition]:
-    return [stage_asset(recipe, stages["instructions"], SENTENCE, kinds=("vllm",))]
+    return [stage_asset(recipe, stages["instructions"], SENTENCE)]

@@ -45,6 +45,11 @@ def _policy(recipe: Recipe, objective: str) -> dg.AssetsDefinition:
     def policy(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
         workspace: Workspace = context.resources.workspace
         host: EngineHost = context.resources.engines
+        if "://" in workspace.root:
+            raise TrainingError(
+                f"a policy is trained from and into local folders, and the data lies on {workspace.root}",
+                fix="pugc export the dataset, or set PUGC_DATA to a folder",
+            )
         out = Path(workspace.policy(recipe.name, objective))
         wanted = lineage(recipe, objective, workspace)
         if _lineage_of(out) == wanted:

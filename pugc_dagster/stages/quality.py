@@ -14,4 +14,4 @@ SENTENCE = "A judge rates every post from 1 to 5 as a source for a question and 
 
 
 def assets(recipe: Recipe, stages: Mapping[str, Stage]) -> list[dg.AssetsDefinition]:
-    return [stage_asset(recipe, stages["quality"], SENTENCE, kinds=("vllm",))]
+    return [stage_asset(recipe, stages["quality"], SENTENCE)]

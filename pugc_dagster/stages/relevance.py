@@ -14,4 +14,4 @@ SENTENCE = "A filter that keeps only instructions which their post really answer
 
 
 def assets(recipe: Recipe, stages: Mapping[str, Stage]) -> list[dg.AssetsDefinition]:
-    return [stage_asset(recipe, stages["relevance"], SENTENCE, kinds=("vllm",))]
+    return [stage_asset(recipe, stages["relevance"], SENTENCE)]

@@ -14,4 +14,4 @@ SENTENCE = "K answers to every instruction, sampled from the policy that is to b
 
 
 def assets(recipe: Recipe, stages: Mapping[str, Stage]) -> list[dg.AssetsDefinition]:
-    return [stage_asset(recipe, stages["responses"], SENTENCE, kinds=("vllm",))]
+    return [stage_asset(recipe, stages["responses"], SENTENCE)]

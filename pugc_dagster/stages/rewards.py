@@ -14,4 +14,4 @@ SENTENCE = "N votes of the reward judge on every response, with the post as refe
 
 
 def assets(recipe: Recipe, stages: Mapping[str, Stage]) -> list[dg.AssetsDefinition]:
-    return [stage_asset(recipe, stages["rewards"], SENTENCE, kinds=("vllm",))]
+    return [stage_asset(recipe, stages["rewards"], SENTENCE)]

@@ -597,4 +597,4 @@ def test_without_aiohttp_the_error_has_the_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "aiohttp", None)
     with pytest.raises(MissingDependency, match="endpoint engine") as caught:
         EndpointEngine(model="m", base_urls=["http://localhost"])
-    assert caught.value.fix == 'pip install "pugc[endpoint]"'
+    assert caught.value.fix == 'pip install -e ".[endpoint]"'

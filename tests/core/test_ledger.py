@@ -592,3 +592,13 @@ def test_a_folder_that_cannot_be_made_is_told_with_advice(tmp_path: Path) -> Non
     assert caught.value.fix
     ledger._shelves.clear()
     ledger.close()
+
+
+def test_a_refreshed_ledger_sees_what_another_has_written(root: str) -> None:
+    with Ledger(root, flush_seconds=NEVER) as early:
+        early.add(MODEL, answers("own"))
+        early.flush()
+        assert early.find(MODEL, [key("theirs")]) == {}
+        store(root, "theirs")
+        early.refresh()
+        assert early.find(MODEL, [key("theirs"), key("own")]) == expected(["theirs", "own"])

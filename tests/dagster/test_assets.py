@@ -10,9 +10,10 @@ import dagster as dg
 import pytest
 
 from pugc_core import runs, storage
-from pugc_core.errors import SourceError, StorageError
+from pugc_core.errors import SourceError, StorageError, TrainingError
 from pugc_core.recipe import load
-from pugc_core.summary import SHARDED
+from pugc_core.summary import SHARDED, rows
+from pugc_core.tables import Store
 from pugc_core.workspace import Workspace
 from pugc_dagster import definitions, execute
 from pugc_dagster.project import data_root, recipe_folders
@@ -139,17 +140,78 @@ def test_one_shard_alone_goes_through_the_same_code(project: Path, posts: Callab
     assert Workspace(data_root()).store.shards("scripted", "ugc") == ["a", "b", "c"]
 
 
-def test_one_broken_shard_fails_the_run_but_not_the_others(project: Path, posts: Callable[..., Path]) -> None:
+def test_one_broken_file_fails_the_command_but_holds_up_no_other_shard(
+    project: Path, posts: Callable[..., Path]
+) -> None:
     ingest(posts("a"), posts("b"), posts("c"))
     Path(Workspace(data_root()).source("b")).write_bytes(b"")
     with pytest.raises(SourceError, match=r"1 of 3 shards failed.*b: .*empty"):
         run()
-    assert Workspace(data_root()).store.shards("scripted", "ugc") == ["a", "c"]
+    store = Workspace(data_root()).store
+    for stage in SHARDED:
+        assert store.shards("scripted", stage) == ["a", "c"]
+    assert store.shards("scripted", "dataset") == ["_all"]
     with execute.instance() as instance:
-        (failed,) = instance.get_runs()
-        assert failed.status is dg.DagsterRunStatus.FAILURE
+        assert instance.get_runs()[-1].status is dg.DagsterRunStatus.FAILURE
         done = instance.get_materialized_partitions(keys("scripted", "ugc")[0])
         assert done == {"a", "c"}  # the web UI shows what is there
+
+
+def test_a_write_that_fails_leaves_the_shards_before_it_on_record(
+    project: Path, posts: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ingest(posts("a"), posts("b"), posts("c"))
+    write = Store.write
+
+    def failing(self: Store, recipe: str, frame: Any, footer: Any) -> None:
+        if footer.shard == "c":
+            raise StorageError("the disk is full")
+        write(self, recipe, frame, footer)
+
+    monkeypatch.setattr(Store, "write", failing)
+    with pytest.raises(StorageError, match="the disk is full"):
+        run(to="ugc")
+    with execute.instance() as instance:
+        assert instance.get_materialized_partitions(keys("scripted", "ugc")[0]) == {"a", "b"}
+
+
+def test_tables_of_different_age_are_not_joined(project: Path, posts: Callable[..., Path]) -> None:
+    """ "Materialize" on one asset in the web UI, after something before it was made anew."""
+    ingest(posts("a"))
+    run(to="pairs")
+    file = project / "recipes" / "scripted.toml"
+    file.write_text(file.read_text() + "[ugc]\nmin_chars = 310\n")
+    run(to="ugc")
+    with execute.instance() as instance:
+        job = definitions.of(definitions.recipes()).resolve_implicit_global_asset_job_def()
+        with pytest.raises(StorageError, match="instructions of shard a was made from an older ugc"):
+            job.execute_in_process(instance=instance, partition_key="a", asset_selection=keys("scripted", "rewards"))
+    run(to="pairs")
+
+
+def test_calls_of_several_stretches_add_up(project: Path, posts: Callable[..., Path]) -> None:
+    ingest(posts("a"), posts("b"), posts("c"))
+    run(("a", "c"), to="quality")
+    quality = runs.last(Workspace(data_root()).calls("scripted"))["stages"]["quality"]
+    assert (quality["made"], quality["shards"]) == (16, 2)
+
+
+def test_a_shard_whose_file_is_removed_leaves_the_dataset(project: Path, posts: Callable[..., Path]) -> None:
+    ingest(posts("a"), posts("b"))
+    run()
+    Path(Workspace(data_root()).source("b")).unlink()
+    run()
+    dataset = rows(Workspace(data_root()).store, "scripted", "dataset")
+    assert set(dataset["shard"]) == {"a"}
+
+
+def test_a_policy_is_not_trained_on_an_object_store(
+    project: Path, posts: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PUGC_DATA", "memory://elsewhere/policy")
+    ingest(posts("a"))
+    with pytest.raises(TrainingError, match="local folders"):
+        run(to="policy")
 
 
 def test_a_partition_of_one_shard_from_the_web_ui(project: Path, posts: Callable[..., Path]) -> None:

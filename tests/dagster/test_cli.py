@@ -187,3 +187,67 @@ def test_a_large_file_becomes_shards_of_so_many_rows(project: Path, posts: Calla
     assert list(taken) == ["big-0000", "big-0001", "big-0002"]
     status = json.loads(pugc("run", "--recipe", "scripted", "--to", "ugc", "--json").output)
     assert status["stages"]["ugc"]["rows_in"] == 10
+
+
+def test_an_option_that_the_engine_does_not_know(made: Path) -> None:
+    (made / "recipes" / "odd.toml").write_text(
+        'extends = "scripted"\n[models.tiny]\noptions = { foo = 1 }\n[quality.sampling]\nmax_tokens = 7\n'
+    )
+    assert "'foo'" in pugc("run", "--recipe", "odd", "--to", "quality", code=1).output
+
+
+def test_status_after_a_part_was_made_anew(made: Path) -> None:
+    file = made / "recipes" / "scripted.toml"
+    file.write_text(file.read_text() + "[instructions.sampling]\ntemperature = 0.6\n")
+    assert "is older than the table instructions" in pugc("run", "--recipe", "scripted", "--to", "instructions").output
+
+
+def test_files_in_the_inbox_that_are_no_shards_are_told(project: Path, posts: Callable[..., Path]) -> None:
+    upper = posts("a").rename(project / "UPPER.JSONL")
+    pugc("ingest", upper)
+    inbox = project / "data" / "inbox"
+    (inbox / "UPPER.csv").write_text("text\nx\n")
+    (inbox / "my.posts.jsonl").write_text("{}\n")
+    output = pugc("run", "--recipe", "scripted", "--to", "ugc").output
+    assert "UPPER.csv in the inbox is passed over" in output or "UPPER.JSONL in the inbox is passed over" in output
+    assert "my-posts" in output
+    (inbox / "UPPER.csv").unlink()
+    status = json.loads(pugc("run", "--recipe", "scripted", "--to", "ugc", "--json").stdout)
+    assert status["stages"]["ugc"]["rows_in"] == 8
+
+
+def test_other_content_under_the_same_name_is_not_taken_silently(project: Path, posts: Callable[..., Path]) -> None:
+    path = posts("a", 8)
+    pugc("ingest", path)
+    pugc("ingest", path)  # the same again is no news
+    posts("a", 5)
+    assert "--replace" in pugc("ingest", path, code=1).output
+    pugc("ingest", path, "--replace")
+    status = json.loads(pugc("run", "--recipe", "scripted", "--to", "ugc", "--json").output)
+    assert status["stages"]["ugc"]["rows_in"] == 5
+
+
+def test_a_shorter_file_leaves_no_parts_of_the_longer_one(project: Path, posts: Callable[..., Path]) -> None:
+    pugc("ingest", posts("g", 9), "--rows", 2)
+    pugc("ingest", posts("g", 3), "--rows", 2, "--replace")
+    assert sorted(p.name for p in (project / "data" / "inbox").iterdir()) == ["g-0000.jsonl", "g-0001.jsonl"]
+
+
+def test_a_relative_data_folder_is_the_project_s(
+    project: Path, posts: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PUGC_DATA", "elsewhere")
+    (project / "sub").mkdir()
+    monkeypatch.delenv("DAGSTER_HOME")
+    monkeypatch.chdir(project / "sub")
+    pugc("ingest", posts("a"))
+    monkeypatch.chdir(project / "sub")
+    assert json.loads(pugc("run", "--recipe", "scripted", "--to", "ugc", "--json").output)["shards"] == 1
+    assert (project / "elsewhere" / "tables").is_dir()
+
+
+def test_export_keeps_the_shard_and_says_what_it_cannot_write(made: Path) -> None:
+    pugc("export", made / "out.jsonl", "--recipe", "scripted")
+    assert {json.loads(line)["shard"] for line in (made / "out.jsonl").read_text().splitlines()} == {"a", "b"}
+    (made / "folder.jsonl").mkdir()
+    assert "error:" in pugc("export", made / "folder.jsonl", "--recipe", "scripted", code=1).output

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -87,8 +88,10 @@ def test_the_policies_learnt_and_any_engine_loads_them(
             shown = events[-1].asset_materialization.metadata
             assert "data:image/png" in str(shown["curves"].value)
             training = json.loads((root / "data" / "policies" / "tiny" / objective / "training.json").read_text())
-            assert len(training["curve"]) > 1
-            assert training["curve"][-1]["loss"] < training["curve"][0]["loss"]
+            losses = [row["loss"] for row in training["curve"]]
+            third = len(losses) // 3  # single steps are batches of a few pairs and jump about
+            assert third > 1
+            assert statistics.fmean(losses[-third:]) < statistics.fmean(losses[:third])
     with EngineHost() as host:
         engine = host.engine(ModelSpec(id=str(root / "data" / "policies" / "tiny" / "dpo"), engine="transformers"))
         request = Request("policy", (Message("user", "How do I keep herbs fresh?"),), Sampling(max_tokens=16), (0, 1))
