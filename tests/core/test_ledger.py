@@ -209,7 +209,7 @@ def test_an_abrupt_exit_loses_nothing_that_is_older_than_the_flush_time(tmp_path
     code = """
 ledger = Ledger(sys.argv[1], flush_seconds=0.2)
 ledger.add("judge@1", [answer(n) for n in range(50)])
-time.sleep(1.0)
+time.sleep(2.0)  # what the ledger promises
 os._exit(3)
 """
     process = start(code, str(tmp_path))

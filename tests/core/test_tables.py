@@ -65,7 +65,6 @@ def test_rows_and_footer_come_back_as_they_were(written: Store) -> None:
     loaded = Loaded(written, "r", "quality", "a")
     assert loaded.footer == footer
     assert loaded.frame().equals(ROWS)
-    assert loaded.table is QUALITY
 
 
 @pytest.mark.parametrize("stage", TABLES)
