@@ -88,7 +88,8 @@ def status(recipe: Recipe, workspace: Workspace, *, as_json: bool) -> None:
 
 def _status(recipe: Recipe, workspace: Workspace) -> dict[str, Any]:
     store = workspace.store
-    shards = [shard for shard in store.shards(recipe.name, "ugc") if shard in workspace.shards()]
+    inbox = workspace.shards()
+    shards = [shard for shard in store.shards(recipe.name, "ugc") if shard in inbox]
     shape = summary.reward_shape(store, recipe.name, shards)
     last = runs.last(workspace.calls(recipe.name))
     paths = {

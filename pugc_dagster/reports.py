@@ -24,7 +24,8 @@ def write(recipe: Recipe, workspace: Workspace) -> str:
 
 def _content(recipe: Recipe, workspace: Workspace) -> dict[str, Any]:
     store = workspace.store
-    shards = [shard for shard in store.shards(recipe.name, "ugc") if shard in workspace.shards()]
+    inbox = workspace.shards()
+    shards = [shard for shard in store.shards(recipe.name, "ugc") if shard in inbox]
     dataset = summary.rows(store, recipe.name, "dataset")
     best = dataset.filter(keep=True).sort("margin", "pair_id", descending=[True, False]).head(5)
     policies = {
