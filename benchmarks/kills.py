@@ -1,0 +1,123 @@
+"""kill -9 in the middle of rewards on real documents, then the same command: what is asked again, and what differs.
+
+    .venv/bin/python benchmarks/kills.py FILE.parquet --documents 500 --shards 5 --kills 3
+
+The scripted engine answers (the same request, the same answer), slowed down so that a kill lands where it should; its
+journal says what was asked and when, also after a kill. Prints, for each kill, when it came and what was lost; then the
+votes asked twice, and whether tables and data set equal those of an undisturbed run byte for byte.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import polars as pl
+import pyarrow.parquet as pq
+
+ROOT = Path(__file__).parent.parent
+RECIPE = """extends = "tiny"
+[models.tiny]
+engine = "scripted"
+[models.judge]
+id = "judge"
+engine = "scripted"
+options = {{ delay = {delay}, journal = "{journal}", capacity = 32 }}
+[roles]
+reward_judge = "judge"
+"""
+COMMAND = [sys.executable, "-m", "pugc_dagster", "run", "--recipe", "killed", "--to", "dataset", "--json"]
+
+
+def start(project: Path, delay: float) -> subprocess.Popen[bytes]:
+    recipe = RECIPE.format(delay=delay, journal=project / "journal")
+    (project / "recipes" / "killed.toml").write_text(recipe)
+    return subprocess.Popen(COMMAND, cwd=project, stdout=subprocess.DEVNULL)
+
+
+def journal(project: Path) -> list[tuple[float, str]]:
+    """Seconds and ledger key of every vote that the engine gave; a line cut by a kill is left out."""
+    path = project / "journal"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [(float(parts[0]), parts[1]) for parts in map(str.split, lines) if len(parts) == 2]
+
+
+def in_ledger(project: Path) -> set[str]:
+    parts = (project / "data" / "ledger").glob("judge*/*.parquet")
+    return {key.hex() for part in parts for key in pq.read_table(part, columns=["key"])["key"].to_pylist()}
+
+
+def files(project: Path) -> dict[str, bytes]:
+    data = project / "data"
+    found = [*data.glob("tables/**/*.parquet"), *data.glob("datasets/**/*")]
+    return {str(path.relative_to(data)): path.read_bytes() for path in found if path.is_file()}
+
+
+def prepare(folder: Path, documents: pl.DataFrame, shards: int) -> Path:
+    inbox = folder / "data" / "inbox"
+    inbox.mkdir(parents=True)
+    (folder / "recipes").mkdir()
+    for name in ("dagster.yaml", "workspace.yaml"):
+        shutil.copy(ROOT / name, folder)
+    size = -(-documents.height // shards)
+    for number in range(shards):
+        documents.slice(number * size, size).write_parquet(inbox / f"shard-{number}.parquet")
+    return folder
+
+
+def finish(project: Path) -> dict[str, bytes]:
+    """Run to the end, at full speed."""
+    if start(project, 0).wait() != 0:
+        raise SystemExit("the run failed")
+    return files(project)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("file")
+    parser.add_argument("--documents", type=int, default=500)
+    parser.add_argument("--shards", type=int, default=5)
+    parser.add_argument("--kills", type=int, default=3)
+    options = parser.parse_args()
+    documents = pl.read_parquet(options.file).sample(options.documents, seed=0, shuffle=True)
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "whole").mkdir()
+        (Path(folder) / "killed").mkdir()
+        whole = prepare(Path(folder) / "whole", documents, options.shards)
+        undisturbed = finish(whole)
+        votes = len(journal(whole))
+        print(f"undisturbed: {votes} votes, {len(undisturbed)} files", flush=True)
+
+        killed = prepare(Path(folder) / "killed", documents, options.shards)
+        for kill in range(1, options.kills + 1):
+            process = start(killed, delay=0.05)
+            goal = votes * kill // (options.kills + 1)
+            while len(journal(killed)) < goal and process.poll() is None:
+                time.sleep(0.05)
+            if process.poll() is not None:
+                raise SystemExit("the run ended before it was killed")
+            at = time.time()
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            stored = in_ledger(killed)
+            lost = [at - second for second, key in journal(killed) if key not in stored]
+            figures = {"stored": len(stored), "lost": len(lost), "oldest_lost_s": round(max(lost, default=0.0), 2)}
+            print(f"kill {kill}: {json.dumps(figures)}", flush=True)
+        resumed = finish(killed)
+        asked = [key for _, key in journal(killed)]
+        print(f"resumed: {len(asked)} votes asked in all, {len(asked) - len(set(asked))} of them twice", flush=True)
+        differ = sorted(
+            name for name in undisturbed.keys() | resumed.keys() if undisturbed.get(name) != resumed.get(name)
+        )
+        print(f"files that differ from the undisturbed run: {differ or 'none'}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
