@@ -32,7 +32,8 @@ Inputs = Mapping[str, Mapping[str, Loaded]]
 class Pass:
     """One pass of `stage` over `shards` for the recipe named `recipe`.
 
-    `inputs` are the tables it reads; stage `ugc` reads its shard's source file, which `path_of` finds. Iterating
+    `inputs` are the tables it reads; stage `ugc` reads its shard's source file, which `path_of` finds; its content hash
+    is taken from `source_hashes` where it is known. Iterating
     yields each shard as soon as it is finished. A shard that fails does not stop the others; when all are through,
     one error tells of those that failed.
     """
@@ -48,6 +49,7 @@ class Pass:
         ledger: Ledger,
         engine: Callable[[], Engine],
         path_of: Callable[[str], str],
+        source_hashes: Mapping[str, str] | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self.stage = stage
@@ -59,6 +61,7 @@ class Pass:
         self._ledger = ledger
         self._engine = engine
         self._path_of = path_of
+        self._source_hashes = source_hashes or {}
         self._progress = progress
 
     def __iter__(self) -> Iterator[Made]:
@@ -99,7 +102,7 @@ class Pass:
 
     def _hashes(self, shard: str) -> dict[str, str]:
         if not self.stage.inputs:
-            return {"source": file_hash(self._path_of(shard))}
+            return {"source": self._source_hashes.get(shard) or file_hash(self._path_of(shard))}
         if shard == ALL:
             return {
                 f"{name}/{each}": loaded.footer.content

@@ -6,7 +6,9 @@ import contextlib
 import errno
 import os
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -96,11 +98,42 @@ def delete(path: str) -> None:
 
 def names(folder: str, suffix: str = "") -> list[str]:
     """Names of the files directly in a folder that end in `suffix`, sorted; empty when there is no such folder."""
+    return list(signatures(folder, suffix))
+
+
+def signatures(folder: str, suffix: str = "") -> dict[str, str]:
+    """What tells a changed file from an unchanged one without reading it, by name, sorted; hidden files left out.
+
+    Locally size, time of change and inode, else what the object store says of the object.
+    """
     fs, inner = filesystem(folder)
-    fs.invalidate_cache(inner)
+    if isinstance(fs, LocalFileSystem):
+        found = _local_signatures(inner)
+    else:
+        fs.invalidate_cache(inner)
+        try:
+            entries = [e for e in fs.ls(inner, detail=True) if e["type"] == "file"]
+        except (FileNotFoundError, NotADirectoryError):
+            entries = []
+        found = {e["name"].rstrip("/").rsplit("/", 1)[-1]: _object_signature(e) for e in entries}
+    wanted = (name for name in found if name.endswith(suffix) and not name.startswith("."))
+    return {name: found[name] for name in sorted(wanted)}
+
+
+def _local_signatures(folder: str) -> dict[str, str]:
+    found = {}
     try:
-        entries = fs.ls(inner, detail=True)
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):  # gone since it was listed
+                    if entry.is_file():
+                        state = entry.stat()
+                        found[entry.name] = f"{state.st_size} {state.st_mtime_ns} {state.st_ino}"
     except (FileNotFoundError, NotADirectoryError):
-        return []
-    found = (e["name"].rstrip("/").rsplit("/", 1)[-1] for e in entries if e["type"] == "file")
-    return sorted(name for name in found if name.endswith(suffix) and not name.startswith("."))
+        return {}
+    return found
+
+
+def _object_signature(entry: Mapping[str, Any]) -> str:
+    known = ("size", "ETag", "etag", "LastModified", "last_modified", "created", "mtime")
+    return " ".join(str(entry[name]) for name in known if name in entry)

@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from pugc_core.errors import StorageError
+from pugc_core.measures import BANDS, Measures, moments, parse_rate, total
 from pugc_core.records import NOTHING, TABLES, Counts
 from pugc_core.stages.dataset import ALL
 from pugc_core.tables import Store
@@ -22,11 +23,10 @@ def funnel(store: Store, recipe: str, shards: Iterable[str]) -> dict[str, Counts
     wanted = set(shards)
     counted = {}
     for stage in TABLES:
-        there = store.shards(recipe, stage)
-        there = there if stage == "dataset" else [s for s in there if s in wanted]
-        footers = [store.footer(recipe, stage, shard) for shard in there]
-        if footers:
-            counted[stage] = sum((f.counts for f in footers if f), NOTHING)
+        footers = store.footers(recipe, stage)
+        counts = [footer.counts for shard, footer in footers.items() if stage == "dataset" or shard in wanted]
+        if counts:
+            counted[stage] = sum(counts, NOTHING)
     return counted
 
 
@@ -44,39 +44,44 @@ def rows(store: Store, recipe: str, stage: str, shards: Iterable[str] | None = N
 
 @dataclass(frozen=True)
 class RewardShape:
-    """Distribution of the rewards of a recipe."""
+    """Distribution of rewards."""
 
     responses: int
     mean: float
     std: float
     histogram: Mapping[str, int]
     """responses per band of reward: "1.0-1.5", ..."""
+    untied: Mapping[str, int]
+    """the same without the responses to instructions whose responses all tied"""
     parse_rate: float
     """share of the judge's draws that gave a vote"""
     all_tied: float
     """share of instructions whose responses all have the same reward"""
 
 
-def reward_shape(store: Store, recipe: str, shards: Iterable[str] | None = None) -> RewardShape | None:
-    """None when no response has a reward yet."""
-    rewards = rows(store, recipe, "rewards", shards)
-    judged = rewards.filter(pl.col("keep"))
-    if judged.is_empty():
+def reward_shape(measured: Measures) -> RewardShape | None:
+    """From the measures of tables `rewards`, added up. None when no response has a reward."""
+    rewards = moments(measured, "reward")
+    if rewards is None:
         return None
-    draws = int(rewards["votes"].list.len().sum())
-    valid = int(rewards["votes"].list.eval(pl.element().struct.field("score").is_not_null().sum()).explode().sum())
-    bands = {}
-    for low in (1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5):
-        last = low == 4.5
-        inside = judged.filter(pl.col("reward").is_between(low, low + 0.5, closed="both" if last else "left"))
-        bands[f"{low:.1f}-{low + 0.5:.1f}"] = inside.height
-    tied = judged.group_by("instruction_id").agg(pl.col("reward").n_unique() == 1)["reward"]
-    mean, std = judged["reward"].mean(), judged["reward"].std(ddof=0)
-    assert isinstance(mean, float)
-    assert isinstance(std, float)
-    share_tied = tied.mean()
-    assert isinstance(share_tied, float)
-    return RewardShape(judged.height, mean, std, bands, valid / draws if draws else 0.0, share_tied)
+    untied = {f"{low:.1f}-{low + 0.5:.1f}": int(measured.get(f"untied_{low:.1f}", 0)) for low in BANDS}
+    tied = {f"{low:.1f}-{low + 0.5:.1f}": int(measured.get(f"tied_{low:.1f}", 0)) for low in BANDS}
+    return RewardShape(
+        rewards.n,
+        rewards.mean,
+        rewards.std,
+        {band: untied[band] + tied[band] for band in untied},
+        untied,
+        parse_rate(measured) or 0.0,
+        measured.get("tied", 0) / measured["instructions"],
+    )
+
+
+def measured(store: Store, recipe: str, stage: str, shards: Iterable[str] | None = None) -> dict[str, float]:
+    """The measures of a stage's tables added up, over shards (all that there are, unless named)."""
+    footers = store.footers(recipe, stage)
+    wanted = footers.keys() if shards is None else set(shards)
+    return total(footer.measures for shard, footer in footers.items() if shard in wanted)
 
 
 def lineage(store: Store, recipe: str, pair_id: str) -> dict[str, Any]:

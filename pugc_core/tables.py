@@ -11,18 +11,23 @@ import hashlib
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 
+import orjson
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pugc_core import storage
 from pugc_core.errors import StorageError
+from pugc_core.measures import Measures, measure
+from pugc_core.memory import remembered
 from pugc_core.records import TABLES, Counts
 
 _FOOTER_KEY = b"pugc"
+FORMAT = 2
+"""Of the footer: 2 has measures."""
 _DAMAGE = (pa.ArrowException, pl.exceptions.PolarsError, OSError, ValueError, TypeError)
 """What reading a damaged file, or one of another version, can raise."""
 
@@ -41,6 +46,10 @@ class Footer:
     rows_in: int
     kept: int
     dropped: Mapping[str, int]
+    measures: Measures = field(default_factory=dict)
+    """Sums over the rows, see `pugc_core.measures`."""
+    format: int = 1
+    """Which footer this is; tables with an older one are made again, which costs no calls."""
 
     @property
     def counts(self) -> Counts:
@@ -48,7 +57,8 @@ class Footer:
 
     def made_from(self, fingerprint: Mapping[str, str], inputs: Mapping[str, str]) -> bool:
         """Whether the table is what these would give again."""
-        return dict(self.fingerprint) == dict(fingerprint) and dict(self.inputs) == dict(inputs)
+        same = dict(self.fingerprint) == dict(fingerprint) and dict(self.inputs) == dict(inputs)
+        return same and self.format == FORMAT
 
 
 def make_footer(
@@ -58,7 +68,18 @@ def make_footer(
     table = TABLES[stage]
     table.check(frame)
     rows_in, kept, dropped = table.count(frame)
-    return Footer(stage, shard, dict(fingerprint), dict(inputs), content_hash(frame), rows_in, kept, dropped)
+    return Footer(
+        stage,
+        shard,
+        dict(fingerprint),
+        dict(inputs),
+        content_hash(frame),
+        rows_in,
+        kept,
+        dropped,
+        measure(stage, frame),
+        FORMAT,
+    )
 
 
 def content_hash(frame: pl.DataFrame) -> str:
@@ -95,6 +116,23 @@ class Store:
         buffer = io.BytesIO()
         pq.write_table(arrow, buffer, compression="zstd", write_page_checksum=True)
         storage.write(self.path(recipe, footer.stage, footer.shard), buffer.getvalue())
+
+    def footers(self, recipe: str, stage: str) -> dict[str, Footer]:
+        """The footers of all tables of a stage by shard, sorted. A damaged table is left out, as if it were not there.
+
+        Remembered by each file's size, time and inode, so that only files that changed are opened.
+        """
+
+        def read(name: str) -> str | None:
+            try:
+                footer = self.footer(recipe, stage, name.removesuffix(".parquet"))
+            except StorageError:
+                return None
+            return json.dumps(asdict(footer)) if footer else None
+
+        folder = storage.join(self.root, recipe, stage)
+        found = remembered(folder, storage.join(folder, ".footers"), read, suffix=".parquet")
+        return {name.removesuffix(".parquet"): Footer(**orjson.loads(text)) for name, text in found.items()}
 
     def footer(self, recipe: str, stage: str, shard: str) -> Footer | None:
         """The footer of a table; None when there is no table."""

@@ -11,17 +11,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pugc_core import storage
-from pugc_core.errors import SourceError
+from pugc_core.errors import SourceError, StorageError
+from pugc_core.memory import remembered
 from pugc_core.stages import sources
-from pugc_core.tables import Store
+from pugc_core.tables import Store, file_hash
 
 
 @dataclass(frozen=True)
 class Workspace:
     root: str
+    _found: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def inbox(self) -> str:
@@ -57,10 +59,26 @@ class Workspace:
 
     def source(self, shard: str) -> str:
         """The source file of a shard. Raises SourceError when the inbox has none."""
-        try:
-            return self.shards()[shard]
-        except KeyError:
-            raise SourceError(f"no file for shard {shard} in {self.inbox}", fix="pugc ingest FILE") from None
+        path = self._found.get(shard)
+        if path is None or not storage.exists(path):
+            self._found.update(self.shards())  # listed once for all shards, not once for each
+            path = self._found.get(shard)
+        if path is None or not storage.exists(path):
+            raise SourceError(f"no file for shard {shard} in {self.inbox}", fix="pugc ingest FILE")
+        return path
+
+    def source_hashes(self) -> dict[str, str]:
+        """Content hash of the source file by shard, sorted; of a file that did not change, as remembered. The hash of
+        a file that cannot be read is empty."""
+
+        def read(name: str) -> str | None:
+            try:
+                return file_hash(storage.join(self.inbox, name))
+            except (OSError, StorageError):
+                return None
+
+        hashes = remembered(self.inbox, storage.join(self.root, "runs", ".sources"), read)
+        return {shard: hashes.get(path.rsplit("/", 1)[-1], "") for shard, path in sorted(self.shards().items())}
 
     def _scan(self) -> tuple[dict[str, str], list[str]]:
         found: dict[str, str] = {}

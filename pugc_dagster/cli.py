@@ -115,6 +115,33 @@ def status(recipe: str, as_json: bool) -> None:
     console.status(_load(recipe), _workspace(), as_json=as_json)
 
 
+@main.command()
+@_recipe_option
+@_json_option
+def stale(recipe: str, as_json: bool) -> None:
+    """How many tables of each stage are out of date, and why."""
+    from pugc_core.staleness import survey
+    from pugc_dagster import console
+
+    chosen, workspace = _load(recipe), _workspace()
+    console.stale(chosen, survey(chosen, chosen.stages(workspace.source), workspace), as_json=as_json)
+
+
+@main.command()
+@_recipe_option
+@_json_option
+def refresh(recipe: str, as_json: bool) -> None:
+    """Make again what is out of date, and all that follows from it; nothing else, and no call twice."""
+    from pugc_dagster import console, execute
+
+    chosen = _load(recipe)
+    with execute.instance() as instance, console.bars(enabled=not as_json):
+        before = execute.refresh(instance, chosen, _workspace())
+    if not as_json:
+        console.stale(chosen, before, as_json=False)
+    console.status(chosen, _workspace(), as_json=as_json)
+
+
 @main.group()
 def show() -> None:
     """Show one thing and all behind it."""

@@ -22,6 +22,7 @@ from pugc_core import exports, progress, runs, summary
 from pugc_core.errors import RecipeError, StorageError
 from pugc_core.recipe import ROLES, Recipe
 from pugc_core.records import TABLES
+from pugc_core.staleness import Survey, reasons
 from pugc_core.workspace import Workspace
 
 _WIDE = 100
@@ -90,7 +91,7 @@ def _status(recipe: Recipe, workspace: Workspace) -> dict[str, Any]:
     store = workspace.store
     inbox = workspace.shards()
     shards = [shard for shard in store.shards(recipe.name, "ugc") if shard in inbox]
-    shape = summary.reward_shape(store, recipe.name, shards)
+    shape = summary.reward_shape(summary.measured(store, recipe.name, "rewards", shards))
     last = runs.last(workspace.calls(recipe.name))
     paths = {
         "tables": store.path(recipe.name, "*", "*"),
@@ -150,6 +151,28 @@ def _print_rewards(shape: Mapping[str, Any] | None) -> None:
     most = max(shape["histogram"].values())
     for band, n in shape["histogram"].items():
         _out.print(f"  {band}  {'█' * round(40 * n / most):<40} {n}")
+
+
+def stale(recipe: Recipe, found: Survey, *, as_json: bool) -> None:
+    """Print what is out of date, stage by stage, and the command that mends it."""
+    if as_json:
+        content = {
+            stage: {"total": found.total[stage], "made": found.made[stage], "out_of_date": found.outdated(stage)}
+            for stage in found.stages
+        }
+        click.echo(json.dumps({"recipe": recipe.name, "stages": content}, indent=2))
+        return
+    table = Table("stage", title=f"recipe {recipe.name}", title_justify="left")
+    for column in ("shards", "made", "out of date"):
+        table.add_column(column, justify="right")
+    table.add_column("why")
+    for stage in found.stages:
+        whys = found.outdated(stage)
+        figures = (str(n) for n in (found.total[stage], found.made[stage], len(whys)))
+        table.add_row(stage, *figures, reasons(whys.values()))
+    _out.print(table)
+    if any(found.outdated(stage) for stage in found.stages):
+        _out.print(f"mend it with: pugc refresh --recipe {recipe.name}")
 
 
 def pair(recipe: Recipe, workspace: Workspace, pair_id: str, *, as_json: bool) -> None:

@@ -16,11 +16,12 @@ from dagster._core.storage.tags import (  # the tags that the backfill daemon it
     ASSET_PARTITION_RANGE_START_TAG,
 )
 
-from pugc_core import storage
+from pugc_core import staleness, storage
 from pugc_core.errors import PugcError, RecipeError, SourceError
 from pugc_core.recipe import BUNDLED, Recipe
 from pugc_core.stages import sources
 from pugc_core.stages.split import Part, split
+from pugc_core.staleness import Survey
 from pugc_core.summary import SHARDED
 from pugc_core.tables import file_hash
 from pugc_core.workspace import Workspace
@@ -141,14 +142,36 @@ def run(
             f"there is no shard in {workspace.inbox}", fix="pugc ingest FILE (jsonl, csv, parquet or xml)"
         )
     found.add_dynamic_partitions(_partitions_name(), sorted(inbox))
+    _run(found, recipe, workspace, stages, set(names or inbox))
+
+
+def refresh(found: dg.DagsterInstance, recipe: Recipe, workspace: Workspace) -> Survey:
+    """Make again every table of the recipe that is there and out of date, with all that follows from it.
+
+    Returns what was found before. Raises what the stages raise; what is done by then stays done.
+    """
+    before = staleness.survey(recipe, recipe.stages(workspace.source), workspace)
+    stages, shards = staleness.shards_to_refresh(before, SHARDED)
+    once = [name for name in before.stages if name not in SHARDED and (shards or before.outdated(name))]
+    # A data set or policy that nobody has made yet is not made by a refresh.
+    rest = [name for name in once if before.made[name]]
+    if shards or rest:
+        found.add_dynamic_partitions(_partitions_name(), sorted(workspace.shards()))
+        _run(found, recipe, workspace, [*stages, *rest, *(["report"] if rest else [])], set(shards))
+    return before
+
+
+def _run(
+    found: dg.DagsterInstance, recipe: Recipe, workspace: Workspace, stages: Sequence[str], wanted: set[str]
+) -> None:
+    """The sharded ones of `stages` over the shards `wanted`, then the others."""
     known_shards = list(found.get_dynamic_partitions(_partitions_name()))
-    wanted = set(names or inbox)
     command = uuid.uuid4().hex[:12]
     sharded = [stage for stage in stages if stage in SHARDED]
     failure: PugcError | None = None
     for attempt in range(2):
         failed = None
-        for first, last in _stretches(known_shards, wanted):
+        for first, last in stretches(known_shards, wanted):
             tags = {ASSET_PARTITION_RANGE_START_TAG: first, ASSET_PARTITION_RANGE_END_TAG: last}
             try:
                 _execute(found, recipe, sharded, {**tags, RUN_TAG: command})
@@ -180,23 +203,24 @@ def _unreadable(recipe: Recipe, workspace: Workspace, names: Iterable[str]) -> s
     return bad
 
 
-def _stretches(known: Sequence[str], wanted: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """A Dagster run covers a stretch of partitions in the order they were added: as few as cover the wanted ones."""
+def stretches(known: Sequence[str], wanted: Iterable[str], most: int = 0) -> Iterator[tuple[str, str]]:
+    """A Dagster run covers a stretch of partitions in the order they were added: as few as cover the wanted ones,
+    and with `most` none longer than that."""
     chosen = set(wanted)
-    first = last = None
-    for shard in known:
+    run: list[str] = []
+    for shard in (*known, None):
+        if run and (shard not in chosen or len(run) == most):
+            yield run[0], run[-1]
+            run = []
         if shard in chosen:
-            first, last = first or shard, shard
-        elif first and last:
-            yield first, last
-            first = last = None
-    if first and last:
-        yield first, last
+            run.append(shard)
 
 
 def _execute(found: dg.DagsterInstance, recipe: Recipe, stages: Sequence[str], tags: dict[str, str]) -> None:
+    """One run. A stage is named as in the asset's key after the recipe; "policy" means all of them."""
     defs = definitions.of([recipe])
-    selection = [key for key in defs.resolve_asset_graph().get_all_asset_keys() if key.path[1] in stages]
+    keys = defs.resolve_asset_graph().get_all_asset_keys()
+    selection = [key for key in keys if key.path[1] in stages or "/".join(key.path[1:]) in stages]
     try:
         defs.resolve_implicit_global_asset_job_def().execute_in_process(
             instance=found,

@@ -36,7 +36,7 @@ def _content(recipe: Recipe, workspace: Workspace) -> dict[str, Any]:
         "recipe": recipe,
         "shards": shards,
         "funnel": summary.funnel(store, recipe.name, shards),
-        "rewards": summary.reward_shape(store, recipe.name, shards),
+        "rewards": summary.reward_shape(summary.measured(store, recipe.name, "rewards", shards)),
         "calls": runs.last(workspace.calls(recipe.name)).get("stages", {}),
         "pairs": best.to_dicts(),
         "policies": {name: record for name, record in policies.items() if record},

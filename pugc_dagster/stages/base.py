@@ -82,6 +82,7 @@ def stream(
         ledger=ledger,
         engine=lambda: host.engine(recipe.model(stage.role or "policy")),
         path_of=workspace.source,
+        source_hashes=workspace.source_hashes() if stage.name == "ugc" else {},
         progress=Reporter(f"{recipe.name} {stage.name}", context.log.info),
     )
     begun = time.monotonic()

@@ -17,14 +17,13 @@ from pugc_core.progress import Reporter
 from pugc_core.recipe import Recipe
 from pugc_core.stages.base import Stage
 from pugc_core.stages.dataset import ALL
-from pugc_core.training import plot
+from pugc_core.training import lineage, plot
 from pugc_core.training.run import run
 from pugc_core.training.summary import Summary
 from pugc_core.workspace import Workspace
 from pugc_dagster.stages.base import key
 
 SENTENCE = "The policy, trained by {objective} to prefer the chosen answers; an ordinary Hugging Face folder."
-LINEAGE = "lineage.json"
 
 
 def assets(recipe: Recipe, stages: Mapping[str, Stage]) -> list[dg.AssetsDefinition]:
@@ -51,15 +50,16 @@ def _policy(recipe: Recipe, objective: str) -> dg.AssetsDefinition:
                 fix="pugc export the dataset, or set PUGC_DATA to a folder",
             )
         out = Path(workspace.policy(recipe.name, objective))
-        wanted = lineage(recipe, objective, workspace)
-        if _lineage_of(out) == wanted:
+        footer = workspace.store.footer(recipe.name, "dataset", ALL)
+        wanted = lineage.wanted(recipe, objective, footer.content if footer else None)
+        if lineage.same(lineage.recorded(str(out)), wanted):
             context.log.info("the policy is what this dataset and recipe would give again; nothing to train")
             summary = Summary(**_record(out))
             reused = True
         else:
             host.close()  # the models that made the data give the memory to the training
             summary = _train(context, recipe, objective, workspace, out)
-            (out / LINEAGE).write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
+            lineage.record(str(out), wanted, dict(footer.inputs) if footer else {})
             reused = False
         picture = base64.b64encode(plot.curves(summary.curve, objective)).decode()
         return dg.MaterializeResult(
@@ -78,16 +78,6 @@ def _policy(recipe: Recipe, objective: str) -> dg.AssetsDefinition:
         )
 
     return policy
-
-
-def lineage(recipe: Recipe, objective: str, workspace: Workspace) -> dict[str, Any]:
-    """What a policy is made from: when it is the same, the policy is."""
-    footer = workspace.store.footer(recipe.name, "dataset", ALL)
-    return {
-        "dataset": footer.content if footer else None,
-        "start": recipe.model("policy").identity,
-        "knobs": recipe.training.knobs(objective),
-    }
 
 
 def _train(
@@ -122,14 +112,6 @@ def start_of(model: ModelSpec) -> str:
             fix="pugc run --to dataset, or give the role policy a model",
         )
     return f"{model.location}@{model.revision}" if model.revision and not model.local else model.location
-
-
-def _lineage_of(folder: Path) -> dict[str, Any] | None:
-    try:
-        found: dict[str, Any] = json.loads((folder / LINEAGE).read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
-    return found
 
 
 def _record(folder: Path) -> dict[str, Any]:

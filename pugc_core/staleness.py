@@ -1,0 +1,169 @@
+"""Which tables are out of date, and why: read off their footers, exact and transitive, without reading a row.
+
+A table is out of date when what shapes it (prompt, model, parameters, code) or what it was made from (source file,
+tables before it) is no longer what its footer says, or when a table before it is out of date for such a reason.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from pugc_core.errors import StorageError
+from pugc_core.recipe import Recipe
+from pugc_core.stages.base import Stage
+from pugc_core.stages.dataset import ALL
+from pugc_core.tables import FORMAT, Footer
+from pugc_core.training import lineage
+from pugc_core.workspace import Workspace
+
+MISSING = "not made yet"
+_PARTS = {
+    "version": "code",
+    "model": "model",
+    "context": "model's context",
+    "sampling": "sampling parameters",
+    "votes": "number of votes",
+    "threshold": "threshold",
+    "margin": "smallest margin",
+    "ties": "rule for ties",
+}
+"""What a part of a fingerprint is called where its own name would not say it."""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What is out of date in a recipe.
+
+    `stages` has every stage in run order ("policy/<objective>" for policies), each with the reason by shard; a stage
+    without shards has the one shard "_all". `total` counts the tables that there should be, `made` those there are.
+    """
+
+    stages: Mapping[str, Mapping[str, str]]
+    total: Mapping[str, int]
+    made: Mapping[str, int]
+
+    def outdated(self, stage: str) -> dict[str, str]:
+        """The tables of a stage that are there and out of date, with the reason."""
+        return {shard: why for shard, why in self.stages[stage].items() if why != MISSING}
+
+    def missing(self, stage: str) -> list[str]:
+        return [shard for shard, why in self.stages[stage].items() if why == MISSING]
+
+    def sentence(self, stage: str) -> str:
+        """ "37 of 200 shards out of date: the rewards prompt changed"."""
+        outdated, missing = self.outdated(stage), self.missing(stage)
+        parts = []
+        if outdated:
+            noun = "" if ALL in outdated else f"{len(outdated)} of {self.total[stage]} shards "
+            parts.append(f"{noun}out of date: {reasons(outdated.values())}")
+        if missing:
+            parts.append("not made yet" if ALL in missing else f"{len(missing)} shards not made yet")
+        return "; ".join(parts) or "up to date"
+
+
+def reasons(whys: Iterable[str]) -> str:
+    """The reasons, the commonest first, with their number where there are several."""
+    counted = Counter(whys).most_common()
+    return ", ".join(why if len(counted) == 1 else f"{why} ({n})" for why, n in counted)
+
+
+def survey(recipe: Recipe, stages: Mapping[str, Stage], workspace: Workspace) -> Survey:
+    """Compare every table of a recipe with what would be made now. Asks no model and reads no rows."""
+    sources = workspace.source_hashes()
+    footers = {name: workspace.store.footers(recipe.name, name) for name in stages}
+    found: dict[str, dict[str, str]] = {}
+    total, made = {}, {}
+    for name, stage in stages.items():
+        if name == "dataset":
+            continue
+        there, fingerprint = footers[name], dict(stage.fingerprint)
+        total[name], made[name] = len(sources), sum(shard in there for shard in sources)
+        found[name] = {}
+        for shard, source in sources.items():
+            inputs = _inputs_now(stage, shard, source, footers)
+            before = next((found[i][shard] for i in stage.inputs if shard in found[i]), None)
+            if why := _why(name, fingerprint, there.get(shard), inputs, before):
+                found[name][shard] = why
+    dataset = footers["dataset"].get(ALL)
+    pairs = {f"pairs/{shard}": f.content for shard, f in footers["pairs"].items() if shard in sources}
+    before = _summed(found["pairs"], len(sources))
+    why = _why("dataset", dict(stages["dataset"].fingerprint), dataset, pairs, before)
+    total["dataset"], made["dataset"] = 1, int(dataset is not None)
+    found["dataset"] = {ALL: why} if why else {}
+    for objective in recipe.training.objectives:
+        name = f"policy/{objective}"
+        why = _policy(recipe, objective, workspace, dataset, found["dataset"].get(ALL))
+        total[name], made[name] = 1, int(why != MISSING)
+        found[name] = {ALL: why} if why else {}
+    return Survey(found, total, made)
+
+
+def _inputs_now(stage: Stage, shard: str, source: str, footers: Mapping[str, Mapping[str, Footer]]) -> dict[str, str]:
+    if not stage.inputs:
+        return {"source": source}
+    return {name: footers[name][shard].content for name in stage.inputs if shard in footers[name]}
+
+
+def _why(
+    stage: str, fingerprint: Mapping[str, str], footer: Footer | None, inputs: Mapping[str, str], before: str | None
+) -> str | None:
+    """Why a table is out of date: for its own reasons first, then for those of a table before it."""
+    if footer is None:
+        return MISSING
+    if footer.format != FORMAT:
+        return "made by an older version of pugc"
+    if footer.fingerprint != fingerprint:
+        changed = [name for name in fingerprint if footer.fingerprint.get(name) != fingerprint[name]]
+        return f"the {stage} {' and '.join(_PARTS.get(n, n) for n in changed) or 'code'} changed"
+    if before is not None:
+        return before if before != MISSING else "a table before it is not made yet"
+    if footer.inputs == inputs:
+        return None
+    if "source" in inputs:
+        return "its file changed"
+    if stage == "dataset":
+        return _words_of_pairs(footer.inputs, inputs)
+    different = [name for name in footer.inputs.keys() | inputs.keys() if footer.inputs.get(name) != inputs.get(name)]
+    return f"the table {' and '.join(sorted(different))} was made again"
+
+
+def _words_of_pairs(then: Mapping[str, str], now: Mapping[str, str]) -> str:
+    new, gone = len(now.keys() - then.keys()), len(then.keys() - now.keys())
+    other = sum(then[name] != now[name] for name in then.keys() & now.keys())
+    parts = ((new, "new"), (other, "changed"), (gone, "retired"))
+    return f"shards of pairs: {', '.join(f'{n} {word}' for n, word in parts if n)}"
+
+
+def _summed(pairs: Mapping[str, str], total: int) -> str | None:
+    """What the shards' pairs mean for the data set: those out of date count, those not made yet do not hold it up."""
+    outdated = [why for why in pairs.values() if why != MISSING]
+    return f"{len(outdated)} of {total} shards of pairs: {reasons(outdated)}" if outdated else None
+
+
+def _policy(
+    recipe: Recipe, objective: str, workspace: Workspace, dataset: Footer | None, before: str | None
+) -> str | None:
+    try:
+        then = lineage.recorded(workspace.policy(recipe.name, objective))
+    except StorageError:
+        then = None
+    if then is None:
+        return MISSING
+    if before is not None:
+        return before if before != MISSING else "the dataset is not made yet"
+    now = lineage.wanted(recipe, objective, dataset.content if dataset else None)
+    changed = [name for name, value in now.items() if then.get(name) != value]
+    words = {"dataset": "it was trained on another dataset", "start": "the model that it starts from changed"}
+    return "; ".join(words.get(name, "its training settings changed") for name in changed) or None
+
+
+def shards_to_refresh(found: Survey, stages: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(stages, shards) that a refresh runs: from the first stage with a table out of date on, over every shard that
+    has one. Shards that were never made are no business of a refresh."""
+    first = next((i for i, stage in enumerate(stages) if found.outdated(stage)), None)
+    if first is None:
+        return [], []
+    shards = {shard for stage in stages for shard in found.outdated(stage)}
+    return list(stages[first:]), sorted(shards)
