@@ -19,6 +19,16 @@ BUNDLED = "pugc/tiny"
 EngineName = Literal["auto", "vllm", "transformers", "endpoint", "scripted"]
 
 
+class Price(Config):
+    """Per million tokens, in whatever currency you count."""
+
+    prompt: float = Field(0.0, ge=0)
+    completion: float = Field(0.0, ge=0)
+
+    def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
+        return (self.prompt * prompt_tokens + self.completion * completion_tokens) / 1e6
+
+
 class ModelSpec(Config):
     """A model and how to run it. Frozen, so that two roles with equal specs share one engine."""
 
@@ -35,6 +45,8 @@ class ModelSpec(Config):
     """For `endpoint`: one or more OpenAI-compatible servers with this model."""
     api_key_env: str = "OPENAI_API_KEY"
     """For `endpoint`: the environment variable with the key; may be unset for a local server."""
+    price: Price = Price()
+    """What its tokens cost, for the sums that the web UI shows. Not part of the identity."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Passed on to the engine as they are, such as `tensor_parallel_size` for vLLM. Not part of the identity."""
 

@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from pugc_core.checks import ChecksConfig
 from pugc_core.config import Config
 from pugc_core.engines.base import Sampling
 from pugc_core.errors import RecipeError
@@ -34,6 +35,16 @@ BUNDLED = Path(__file__).parent / "recipes"
 
 RoleName = Literal["quality_judge", "instructor", "relevance_judge", "policy", "reward_judge"]
 ROLES: tuple[RoleName, ...] = get_args(RoleName)
+
+
+class AutomationConfig(Config):
+    """What runs by itself once it is switched on in the web UI."""
+
+    nightly: str = "0 3 * * *"
+    """When `dataset` is built and policies are trained: a cron expression, in `timezone`."""
+    timezone: str = "UTC"
+    min_new_pairs: int = Field(100, ge=1)
+    """New pairs that make a training worth its cost."""
 
 
 class Roles(Config):
@@ -66,6 +77,8 @@ class Recipe(Config):
     pairs: PairsConfig = PairsConfig()
     dataset: DatasetConfig = DatasetConfig()
     training: TrainingConfig = TrainingConfig()
+    checks: ChecksConfig = ChecksConfig()
+    automation: AutomationConfig = AutomationConfig()
 
     @model_validator(mode="after")
     def _roles_have_models(self) -> Recipe:

@@ -69,8 +69,14 @@ def reasons(whys: Iterable[str]) -> str:
     return ", ".join(why if len(counted) == 1 else f"{why} ({n})" for why, n in counted)
 
 
-def survey(recipe: Recipe, stages: Mapping[str, Stage], workspace: Workspace) -> Survey:
-    """Compare every table of a recipe with what would be made now. Asks no model and reads no rows."""
+def survey(recipe: Recipe, stages: Mapping[str, Stage], workspace: Workspace, to: str | None = None) -> Survey:
+    """Compare every table of a recipe with what would be made now. Asks no model and reads no rows.
+
+    `to` names the last stage to look at; all, when None.
+    """
+    if to is not None and to in stages:
+        names = list(stages)
+        stages = {name: stages[name] for name in names[: names.index(to) + 1]}
     sources = workspace.source_hashes()
     footers = {name: workspace.store.footers(recipe.name, name) for name in stages}
     found: dict[str, dict[str, str]] = {}
@@ -86,13 +92,15 @@ def survey(recipe: Recipe, stages: Mapping[str, Stage], workspace: Workspace) ->
             before = next((found[i][shard] for i in stage.inputs if shard in found[i]), None)
             if why := _why(name, fingerprint, there.get(shard), inputs, before):
                 found[name][shard] = why
+    if "dataset" not in stages:
+        return Survey(found, total, made)
     dataset = footers["dataset"].get(ALL)
     pairs = {f"pairs/{shard}": f.content for shard, f in footers["pairs"].items() if shard in sources}
     before = _summed(found["pairs"], len(sources))
     why = _why("dataset", dict(stages["dataset"].fingerprint), dataset, pairs, before)
     total["dataset"], made["dataset"] = 1, int(dataset is not None)
     found["dataset"] = {ALL: why} if why else {}
-    for objective in recipe.training.objectives:
+    for objective in recipe.training.objectives if to != "dataset" else ():
         name = f"policy/{objective}"
         why = _policy(recipe, objective, workspace, dataset, found["dataset"].get(ALL))
         total[name], made[name] = 1, int(why != MISSING)

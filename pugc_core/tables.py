@@ -149,6 +149,15 @@ class Store:
         except _DAMAGE as err:
             raise _unreadable(path, err) from err
 
+    def columns(self, recipe: str, stage: str, shard: str) -> list[str]:
+        """The columns that a table has on disk; none when it is damaged or not there."""
+        fs, inner = storage.filesystem(self.path(recipe, stage, shard))
+        try:
+            with fs.open(inner, "rb") as handle:
+                return list(pq.read_schema(handle).names)
+        except _DAMAGE:
+            return []
+
     def read(self, recipe: str, stage: str, shard: str) -> pl.DataFrame:
         """The rows of a table. Raises StorageError when there is none or it is damaged."""
         path = self.path(recipe, stage, shard)

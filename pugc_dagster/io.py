@@ -5,14 +5,12 @@ The stream is why: an asset that returned a dict of tables would lose all of the
 
 import contextlib
 from collections.abc import Generator, Mapping
-from typing import Any
 
 import dagster as dg
 
-from pugc_core.dispatch import Calls
 from pugc_core.pipeline import Made
 from pugc_core.stages.dataset import ALL
-from pugc_core.tables import Footer, Loaded
+from pugc_core.tables import Loaded
 from pugc_core.workspace import Workspace
 
 
@@ -45,24 +43,3 @@ class ShardTables(dg.ConfigurableIOManager):
 
 def _recipe(context: dg.OutputContext) -> str:
     return str((context.definition_metadata or {})["pugc/recipe"])
-
-
-def table_metadata(path: str, footer: Footer, calls: Calls | None, reused: bool) -> dict[str, Any]:
-    """What the web UI shows of a shard's table."""
-    metadata: dict[str, Any] = {
-        "dagster/row_count": footer.rows_in,
-        "path": dg.MetadataValue.path(path),
-        "kept": footer.kept,
-        "dropped": footer.rows_in - footer.kept,
-        "drop_reasons": dg.MetadataValue.json(dict(footer.dropped)),
-        "content": footer.content,
-        "reused": dg.MetadataValue.bool(reused),
-    }
-    if calls is not None:
-        metadata |= {
-            "calls_made": calls.made,
-            "calls_from_ledger": calls.from_ledger,
-            "prompt_tokens": calls.prompt_tokens,
-            "completion_tokens": calls.completion_tokens,
-        }
-    return metadata

@@ -1,24 +1,32 @@
 """What the stage assets share: a pass over the run's shards, handed to the IO manager as a stream."""
 
+import contextlib
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
 
 from pugc_core import runs
+from pugc_core.changes import Change, compare
+from pugc_core.checks import Tables
 from pugc_core.config import digest
+from pugc_core.dispatch import Calls
 from pugc_core.engines import EngineHost
+from pugc_core.errors import StorageError
 from pugc_core.ledger import Ledger
+from pugc_core.models import Price
 from pugc_core.pipeline import Inputs, Made, Pass
 from pugc_core.progress import Reporter
 from pugc_core.recipe import Recipe
 from pugc_core.records import TABLES
 from pugc_core.stages.base import Stage
 from pugc_core.stages.dataset import ALL
-from pugc_core.tables import Loaded
+from pugc_core.staleness import survey
+from pugc_core.tables import Footer, Loaded
 from pugc_core.workspace import Workspace
-from pugc_dagster.io import ShardStream, table_metadata
+from pugc_dagster import checks, events, metadata
+from pugc_dagster.io import ShardStream
 from pugc_dagster.partitions import EVERY_SHARDS_RUN, shards
 
 RUN_TAG = "pugc/run"
@@ -59,18 +67,73 @@ def stage_asset(recipe: Recipe, stage: Stage, sentence: str, *, kinds: Sequence[
             "dagster/column_schema": column_schema(stage.name),
             **({"model": recipe.model(stage.role).id} if stage.role else {}),
         },
+        check_specs=checks.specs(key(recipe, stage.name), stage.name),
     )
-    def asset(context: dg.AssetExecutionContext, **tables: Mapping[str, Loaded]) -> ShardStream:
-        return ShardStream(stream(context, recipe, stage, context.partition_keys, tables))
+    def asset(context: dg.AssetExecutionContext, **tables: Mapping[str, Loaded]) -> Any:
+        names = context.partition_keys
+        seen = Seen(context.resources.workspace, recipe, stage)
+        yield dg.Output(ShardStream(stream(context, seen, names, tables)))
+        yield from seen.check_results()
 
     return asset
 
 
-def stream(
-    context: dg.AssetExecutionContext, recipe: Recipe, stage: Stage, names: Sequence[str], inputs: Inputs
-) -> Generator[Made]:
+class Seen:
+    """What a step saw go by: the footers of its shards, which of them it made, what changed, what it asked."""
+
+    def __init__(self, workspace: Workspace, recipe: Recipe, stage: Stage) -> None:
+        self.workspace, self.recipe, self.stage = workspace, recipe, stage
+        self.footers: dict[str, Footer] = {}
+        self.made: list[str] = []
+        self.metadata: dict[str, dict[str, Any]] = {}
+        self.change = Change()
+
+    @property
+    def price(self) -> Price:
+        return self.recipe.model(self.stage.role).price if self.stage.role else Price()
+
+    def add(self, made: Made) -> None:
+        """A shard that is about to be written."""
+        name, store = self.stage.name, self.workspace.store
+        self.footers[made.shard] = made.footer
+        path = store.path(self.recipe.name, name, made.shard)
+        calls = made.calls if self.stage.role else None
+        self.metadata[made.shard] = metadata.of_shard(path, made.footer, calls, self.price, reused=made.frame is None)
+        if made.frame is None:
+            return
+        self.made.append(made.shard)
+        self.metadata[made.shard] |= metadata.sample(name, made.frame)
+        if name == "pairs":
+            with contextlib.suppress(StorageError):  # none before, or a damaged one
+                self.change += compare(store.read(self.recipe.name, name, made.shard), made.frame)
+
+    def of_run(self, calls: Calls) -> dict[str, Any]:
+        """Metadata that all shards of the run share."""
+        asked = calls if self.stage.role else None
+        change = self.change if self.stage.name == "pairs" else None
+        return metadata.of_run(self.recipe, self.stage.name, self.footers.values(), asked, self.price, change)
+
+    def check_results(self) -> Iterator[dg.AssetCheckResult]:
+        asset, name = key(self.recipe, self.stage.name), self.stage.name
+        yield from checks.results(
+            asset,
+            Tables(
+                self.workspace.store,
+                self.recipe.name,
+                name,
+                self.footers,
+                self.made,
+                self.recipe.checks,
+                self.recipe.rewards.n,
+            ),
+        )
+        found = survey(self.recipe, self.recipe.stages(self.workspace.source), self.workspace, to=name)
+        yield checks.up_to_date(asset, name, found)
+
+
+def stream(context: dg.AssetExecutionContext, seen: Seen, names: Sequence[str], inputs: Inputs) -> Generator[Made]:
     """The stage's shards as they are made, with their metadata; when it ends, however it ends, its calls are noted."""
-    workspace: Workspace = context.resources.workspace
+    stage, recipe, workspace = seen.stage, seen.recipe, seen.workspace
     ledger: Ledger = context.resources.ledger
     host: EngineHost = context.resources.engines
     work = Pass(
@@ -86,20 +149,20 @@ def stream(
         progress=Reporter(f"{recipe.name} {stage.name}", context.log.info),
     )
     begun = time.monotonic()
-    finished: dict[str, dict[str, Any]] = {}
+    written: list[str] = []
+    asset = key(recipe, stage.name)
     try:
         for made in work:
-            path = workspace.store.path(recipe.name, stage.name, made.shard)
-            metadata = dict(table_metadata(path, made.footer, made.calls if stage.role else None, made.frame is None))
+            seen.add(made)
             yield made
-            finished[made.shard] = metadata
-            context.add_asset_metadata(metadata, partition_key=_partition(made.shard))
+            written.append(made.shard)
+        events.note(context, asset, {_partition(shard): seen.metadata[shard] for shard in written})
+        context.add_asset_metadata(seen.of_run(work.calls))
     except BaseException:  # also GeneratorExit, when a table could not be written
         # The tables of these are: say so, although the step fails.
-        for shard, metadata in finished.items():
-            context.log_event(
-                dg.AssetMaterialization(key(recipe, stage.name), partition=_partition(shard), metadata=metadata)
-            )
+        for shard in written:
+            event = dg.AssetMaterialization(asset, partition=_partition(shard), metadata=seen.metadata[shard])
+            context.log_event(event)
         raise
     finally:
         ledger.flush()
@@ -110,7 +173,7 @@ def stream(
             stage.role or "",
             work.calls,
             shards=len(names),
-            reused=sum(bool(metadata["reused"].value) for metadata in finished.values()),
+            reused=len(written) - len(seen.made),
             seconds=time.monotonic() - begun,
         )
 

@@ -1,10 +1,12 @@
 """Asset `dataset`: one over all shards, and the files that trainers read."""
 
+import base64
 from collections.abc import Generator, Mapping
+from typing import Any
 
 import dagster as dg
 
-from pugc_core import exports
+from pugc_core import exports, plots, summary
 from pugc_core.config import digest
 from pugc_core.pipeline import Inputs, Made
 from pugc_core.recipe import Recipe
@@ -13,8 +15,9 @@ from pugc_core.stages.dataset import ALL
 from pugc_core.summary import funnel
 from pugc_core.tables import Loaded
 from pugc_core.workspace import Workspace
+from pugc_dagster import checks
 from pugc_dagster.io import ShardStream
-from pugc_dagster.stages.base import column_schema, key, stream
+from pugc_dagster.stages.base import Seen, column_schema, key, stream
 
 SENTENCE = "The pairs of all shards as TRL reads them, split into train and test by post, with a dataset card."
 
@@ -32,20 +35,23 @@ def assets(recipe: Recipe, stages: Mapping[str, Stage]) -> list[dg.AssetsDefinit
         required_resource_keys={"workspace", "ledger", "engines"},
         kinds={"parquet", "huggingface"},
         metadata={"pugc/recipe": recipe.name, "dagster/column_schema": column_schema("dataset")},
+        check_specs=checks.specs(key(recipe, "dataset"), "dataset"),
     )
-    def dataset(context: dg.AssetExecutionContext, pairs: Mapping[str, Loaded]) -> ShardStream:
+    def dataset(context: dg.AssetExecutionContext, pairs: Mapping[str, Loaded]) -> Any:
         workspace: Workspace = context.resources.workspace
         # A shard not yet made is no reason to wait; one whose file was taken out of the inbox is no longer wanted.
         there = set(workspace.store.shards(recipe.name, "pairs")) & workspace.shards().keys()
         inputs = {"pairs": {shard: table for shard, table in pairs.items() if shard in there}}
-        return ShardStream(_write_files(context, recipe, stage, inputs))
+        seen = Seen(workspace, recipe, stage)
+        yield dg.Output(ShardStream(_write_files(context, seen, inputs)))
+        yield from seen.check_results()
 
     return [dataset]
 
 
-def _write_files(context: dg.AssetExecutionContext, recipe: Recipe, stage: Stage, inputs: Inputs) -> Generator[Made]:
-    workspace: Workspace = context.resources.workspace
-    for made in stream(context, recipe, stage, [ALL], inputs):
+def _write_files(context: dg.AssetExecutionContext, seen: Seen, inputs: Inputs) -> Generator[Made]:
+    workspace, recipe = seen.workspace, seen.recipe
+    for made in stream(context, seen, [ALL], inputs):
         yield made
         folder = workspace.dataset(recipe.name)
         frame = workspace.store.read(recipe.name, "dataset", ALL)
@@ -57,4 +63,8 @@ def _write_files(context: dg.AssetExecutionContext, recipe: Recipe, stage: Stage
             fingerprint=made.footer.content,
             funnel=funnel(workspace.store, recipe.name, shards),
         )
-        context.add_asset_metadata({"folder": dg.MetadataValue.path(folder), "shards": len(shards)})
+        shown = {"folder": dg.MetadataValue.path(folder), "shards": len(shards), "pairs": made.footer.kept}
+        judged = summary.measured(workspace.store, recipe.name, "rewards", shards)
+        picture = base64.b64encode(plots.png(plots.dataset(frame, judged))).decode()
+        plot = dg.MetadataValue.md(f"![rewards, margins, lengths](data:image/png;base64,{picture})")
+        context.add_asset_metadata({**shown, "plots": plot})

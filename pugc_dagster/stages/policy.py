@@ -9,6 +9,7 @@ from typing import Any
 
 import dagster as dg
 
+from pugc_core import plots
 from pugc_core.config import digest
 from pugc_core.engines import EngineHost
 from pugc_core.errors import TrainingError
@@ -17,7 +18,7 @@ from pugc_core.progress import Reporter
 from pugc_core.recipe import Recipe
 from pugc_core.stages.base import Stage
 from pugc_core.stages.dataset import ALL
-from pugc_core.training import lineage, plot
+from pugc_core.training import lineage
 from pugc_core.training.run import run
 from pugc_core.training.summary import Summary
 from pugc_core.workspace import Workspace
@@ -61,7 +62,7 @@ def _policy(recipe: Recipe, objective: str) -> dg.AssetsDefinition:
             summary = _train(context, recipe, objective, workspace, out)
             lineage.record(str(out), wanted, dict(footer.inputs) if footer else {})
             reused = False
-        picture = base64.b64encode(plot.curves(summary.curve, objective)).decode()
+        picture = base64.b64encode(plots.png(plots.curves(summary.curve, objective))).decode()
         return dg.MaterializeResult(
             metadata={
                 "path": dg.MetadataValue.path(str(out)),

@@ -1,0 +1,82 @@
+"""What a change upstream did to the pairs: which order was turned round, and how the margins moved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+EXAMPLES = 5
+
+
+@dataclass(frozen=True)
+class Change:
+    """Pairs before and after, over the instructions that have both. Changes of several shards can be added."""
+
+    compared: int = 0
+    flipped: int = 0
+    """What was chosen is now rejected, or what was rejected is now chosen."""
+    other: int = 0
+    """Not flipped, but not the same two responses either."""
+    gained: int = 0
+    """Instructions that have a pair now and had none."""
+    lost: int = 0
+    margin_before: float = 0.0
+    """Sum over the compared."""
+    margin_after: float = 0.0
+    examples: tuple[Mapping[str, Any], ...] = ()
+    """Flipped ones: instruction, pair_id, and chosen and rejected before and after."""
+
+    def __add__(self, more: Change) -> Change:
+        return Change(
+            self.compared + more.compared,
+            self.flipped + more.flipped,
+            self.other + more.other,
+            self.gained + more.gained,
+            self.lost + more.lost,
+            self.margin_before + more.margin_before,
+            self.margin_after + more.margin_after,
+            (*self.examples, *more.examples)[:EXAMPLES],
+        )
+
+    def sentence(self) -> str:
+        """What changed, in words."""
+        if not self.compared:
+            return "no instruction has a pair both before and after"
+        mean = self.margin_before / self.compared, self.margin_after / self.compared
+        return (
+            f"{self.flipped} of {self.compared} pairs flipped ({self.flipped / self.compared:.1%}), {self.other} more "
+            f"have other responses; mean margin {mean[0]:.2f} before, {mean[1]:.2f} after; "
+            f"{self.gained} gained, {self.lost} lost"
+        )
+
+
+def compare(before: pl.DataFrame, after: pl.DataFrame) -> Change:
+    """Two tables `pairs` of the same shard."""
+    was, now = before.filter("keep"), after.filter("keep")
+    both = was.join(now, on="instruction_id", suffix="_now", maintain_order="left")
+    same = (pl.col("chosen_response_id") == pl.col("chosen_response_id_now")) & (
+        pl.col("rejected_response_id") == pl.col("rejected_response_id_now")
+    )
+    turned = (pl.col("chosen_response_id") == pl.col("rejected_response_id_now")) | (
+        pl.col("rejected_response_id") == pl.col("chosen_response_id_now")
+    )
+    flipped = both.filter(turned)
+    columns = [pl.col("instruction"), pl.col("pair_id_now").alias("pair_id")]
+    columns += [
+        pl.col(f"{name}{suffix}").alias(f"{name}_{when}")
+        for name in ("chosen", "rejected", "margin")
+        for suffix, when in (("", "before"), ("_now", "after"))
+    ]
+    return Change(
+        both.height,
+        flipped.height,
+        both.filter(~turned & ~same).height,
+        now.height - both.height,
+        was.height - both.height,
+        float(both["margin"].sum()),
+        float(both["margin_now"].sum()),
+        tuple(flipped.select(columns).head(EXAMPLES).to_dicts()),
+    )

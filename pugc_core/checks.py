@@ -1,0 +1,200 @@
+"""Checks on a stage's tables, read off their footers as far as that goes. A failing one names the rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import polars as pl
+from pydantic import Field
+
+from pugc_core.config import Config
+from pugc_core.measures import Measures, parse_rate, total
+from pugc_core.records import TABLES
+from pugc_core.tables import Footer, Store
+
+NAMED = 5
+"""Rows that a failing check names."""
+
+
+class ChecksConfig(Config):
+    """Thresholds. They stop a run, or warn; they shape no table."""
+
+    min_parse_rate: float = Field(0.8, ge=0, le=1)
+    """Below this share of parsed answers the stages after it do not run."""
+    min_votes_complete: float = Field(0.9, ge=0, le=1)
+    """Below this share of responses with all N votes the pairs are not made."""
+    drift: float = Field(4.0, gt=0)
+    """Standard errors by which a shard may differ from the one before it without a warning."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a check found. `rows` are ids, or what else names the culprits."""
+
+    name: str
+    passed: bool
+    words: str
+    rows: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The tables that a run has over its shards: what checks look at. `made` are those made in this run; the others
+    were looked at when they were."""
+
+    store: Store
+    recipe: str
+    stage: str
+    footers: Mapping[str, Footer]
+    made: Sequence[str]
+    config: ChecksConfig
+    n: int = 8
+    """Votes wanted per response."""
+
+    @property
+    def measures(self) -> Measures:
+        return total(footer.measures for footer in self.footers.values())
+
+    def rows(self, wanted: pl.Expr, *, made: bool = False) -> tuple[str, ...]:
+        """Shard and id of the first rows for which `wanted` holds."""
+        key = TABLES[self.stage].key
+        found: list[str] = []
+        for shard in self.made if made else self.footers:
+            table = self.store.read(self.recipe, self.stage, shard)
+            found += [f"{shard}/{value}" for value in table.filter(wanted)[key].head(NAMED).to_list()]
+            if len(found) >= NAMED:
+                break
+        return tuple(found[:NAMED])
+
+
+def schema(tables: Tables) -> Result:
+    """The columns on disk are those of the stage's table."""
+    wanted = list(TABLES[tables.stage].columns)
+    wrong = [shard for shard in tables.made if tables.store.columns(tables.recipe, tables.stage, shard) != wanted]
+    return Result("schema", not wrong, _of(wrong, tables.made, "have other columns"), tuple(wrong[:NAMED]))
+
+
+def counts(tables: Tables) -> Result:
+    """in = kept + dropped with a reason; and what a stage takes in is what the stage before it kept."""
+    wrong = [s for s, f in tables.footers.items() if f.rows_in != f.kept + sum(f.dropped.values())]
+    before = {"quality": "ugc", "relevance": "instructions", "rewards": "responses"}.get(tables.stage)
+    for shard, footer in tables.footers.items() if before else ():
+        source = tables.store.footer(tables.recipe, str(before), shard)
+        # An older table is the business of `up_to_date`.
+        if source and source.content == footer.inputs.get(str(before)) and source.kept != footer.rows_in:
+            wrong.append(shard)
+    return Result("counts", not wrong, _of(wrong, tables.footers, "lose rows"), tuple(wrong[:NAMED]))
+
+
+def unique_ids(tables: Tables) -> Result:
+    """No two kept rows of a table have the same id."""
+    key = TABLES[tables.stage].key
+    rows = tables.rows(pl.col("keep") & pl.col(key).is_duplicated().over("keep"), made=True)
+    return Result("unique_ids", not rows, "an id is there twice" if rows else "every id is there once", rows)
+
+
+def parsed(tables: Tables) -> Result:
+    """Enough of the model's answers could be read."""
+    rate, floor = parse_rate(tables.measures), tables.config.min_parse_rate
+    if rate is None or rate >= floor:
+        shown = "nothing was asked" if rate is None else f"{rate:.1%} of the answers parsed"
+        return Result("parse_rate", True, shown)
+    unread = pl.col("votes").list.eval(pl.element().struct.field("score").is_null()).list.any()
+    rows = tables.rows(unread if tables.stage == "rewards" else pl.col("drop_reason") == "unparsable")
+    return Result("parse_rate", False, f"{rate:.1%} of the answers parsed, fewer than {floor:.0%}", rows)
+
+
+def votes_complete(tables: Tables) -> Result:
+    """Enough of the responses have all the votes that were wanted."""
+    votes = {int(name[6:]): n for name, n in tables.measures.items() if name.startswith("votes_")}
+    responses, complete = sum(votes.values()), sum(n for valid, n in votes.items() if valid >= tables.n)
+    floor = tables.config.min_votes_complete
+    words = f"{int(complete)} of {int(responses)} responses have {tables.n} votes"
+    if complete >= floor * responses:
+        return Result("votes_complete", True, words)
+    rows = tables.rows(pl.col("n_valid") < tables.n)
+    return Result("votes_complete", False, f"{words}, fewer than {floor:.0%}", rows)
+
+
+def distinct_texts(tables: Tables) -> Result:
+    """Chosen and rejected never say the same."""
+    rows = tables.rows(pl.col("keep") & (pl.col("chosen") == pl.col("rejected")), made=True)
+    return Result(
+        "distinct_texts", not rows, "chosen equals rejected" if rows else "chosen differs from rejected", rows
+    )
+
+
+def drift(tables: Tables) -> Result:
+    """No shard differs much from the one before it: in the share kept, or in the mean of what its stage measures."""
+    quantity = {"quality": "score", "rewards": "reward", "pairs": "margin", "responses": "tokens"}.get(tables.stage)
+    names = sorted(tables.store.shards(tables.recipe, tables.stage))
+    found = []
+    for shard in sorted(tables.made):
+        place = names.index(shard) if shard in names else 0
+        if not place:
+            continue
+        earlier = tables.footers.get(names[place - 1]) or tables.store.footer(
+            tables.recipe, tables.stage, names[place - 1]
+        )
+        if earlier is None:
+            continue
+        this = tables.footers[shard]
+        shares = _share_difference(this, earlier)
+        means = _mean_difference(this.measures, earlier.measures, quantity) if quantity else 0.0
+        if max(abs(shares), abs(means)) > tables.config.drift:
+            what = "share kept" if abs(shares) >= abs(means) else f"mean {quantity}"
+            found.append(f"{shard} after {names[place - 1]}: {what}")
+    words = "; ".join(found[:NAMED]) or "no shard differs much from the one before it"
+    return Result("drift", not found, words, tuple(found[:NAMED]))
+
+
+def _share_difference(a: Footer, b: Footer) -> float:
+    """Difference of the shares kept, in standard errors (two-proportion z test)."""
+    if not a.rows_in or not b.rows_in:
+        return 0.0
+    pooled = (a.kept + b.kept) / (a.rows_in + b.rows_in)
+    error = math.sqrt(pooled * (1 - pooled) * (1 / a.rows_in + 1 / b.rows_in))
+    return (a.kept / a.rows_in - b.kept / b.rows_in) / error if error else 0.0
+
+
+def _mean_difference(a: Measures, b: Measures, name: str) -> float:
+    """Difference of two means, in standard errors (Welch)."""
+    sums = [(m.get(f"{name}_n", 0), m.get(f"{name}_sum", 0), m.get(f"{name}_squares", 0)) for m in (a, b)]
+    if any(n < 2 for n, _, _ in sums):
+        return 0.0
+    means = [s / n for n, s, _ in sums]
+    errors = [max(0.0, (q - s * s / n) / (n - 1)) / n for n, s, q in sums]
+    error = math.sqrt(sum(errors))
+    return (means[0] - means[1]) / error if error else 0.0
+
+
+def _of(wrong: Sequence[str], all_: Iterable[str], what: str) -> str:
+    n = len(list(all_))
+    return f"{len(wrong)} of {n} tables {what}" if wrong else f"{n} tables are sound"
+
+
+CHECKS: Mapping[str, Callable[[Tables], Result]] = {
+    "schema": schema,
+    "counts": counts,
+    "unique_ids": unique_ids,
+    "parse_rate": parsed,
+    "votes_complete": votes_complete,
+    "distinct_texts": distinct_texts,
+    "drift": drift,
+}
+WARN = frozenset({"drift"})
+"""Checks that warn; the others stop the stages after them."""
+
+
+def of(stage: str) -> tuple[str, ...]:
+    """The checks of a stage, by name."""
+    names = ["schema", "counts", "unique_ids"]
+    if stage in ("quality", "relevance", "rewards"):
+        names.append("parse_rate")
+    if stage == "rewards":
+        names.append("votes_complete")
+    if stage in ("pairs", "dataset"):
+        names.append("distinct_texts")
+    return (*names, "drift") if stage != "dataset" else tuple(names)

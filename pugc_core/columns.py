@@ -1,0 +1,53 @@
+"""Which column comes from which: (table, column) pairs, for the web UI's column lineage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+Source = tuple[str, str]
+
+LINEAGE: Mapping[str, Mapping[str, Sequence[Source]]] = {
+    "quality": {
+        "ugc_id": [("ugc", "ugc_id")],
+        "score": [("ugc", "text")],
+        "reasoning": [("ugc", "text")],
+    },
+    "instructions": {
+        "instruction_id": [("quality", "ugc_id")],
+        "ugc_id": [("quality", "ugc_id")],
+        "instruction": [("ugc", "text")],
+    },
+    "relevance": {
+        "instruction_id": [("instructions", "instruction_id")],
+        "relevant": [("ugc", "text"), ("instructions", "instruction")],
+    },
+    "responses": {
+        "response_id": [("instructions", "instruction_id")],
+        "instruction_id": [("relevance", "instruction_id")],
+        "text": [("instructions", "instruction")],
+    },
+    "rewards": {
+        "response_id": [("responses", "response_id")],
+        "instruction_id": [("responses", "instruction_id")],
+        "votes": [("ugc", "text"), ("instructions", "instruction"), ("responses", "text")],
+        "reward": [("ugc", "text"), ("instructions", "instruction"), ("responses", "text")],
+    },
+    "pairs": {
+        "instruction_id": [("instructions", "instruction_id")],
+        "ugc_id": [("instructions", "ugc_id")],
+        "instruction": [("instructions", "instruction")],
+        "chosen_response_id": [("responses", "response_id"), ("rewards", "reward")],
+        "rejected_response_id": [("responses", "response_id"), ("rewards", "reward")],
+        "chosen": [("responses", "text"), ("rewards", "reward")],
+        "rejected": [("responses", "text"), ("rewards", "reward")],
+        "margin": [("rewards", "reward")],
+    },
+    "dataset": {
+        "pair_id": [("pairs", "pair_id")],
+        "ugc_id": [("pairs", "ugc_id")],
+        "prompt": [("pairs", "instruction")],
+        "chosen": [("pairs", "chosen")],
+        "rejected": [("pairs", "rejected")],
+        "margin": [("pairs", "margin")],
+    },
+}
