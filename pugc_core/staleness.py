@@ -19,6 +19,9 @@ from pugc_core.training import lineage
 from pugc_core.workspace import Workspace
 
 MISSING = "not made yet"
+FILE_CHANGED = "its file changed"
+UNFINISHED = "a table before it is not made yet"
+_MADE_AGAIN = "made again: the table "
 _PARTS = {
     "version": "code",
     "model": "model",
@@ -126,15 +129,15 @@ def _why(
         changed = [name for name in fingerprint if footer.fingerprint.get(name) != fingerprint[name]]
         return f"the {stage} {' and '.join(_PARTS.get(n, n) for n in changed) or 'code'} changed"
     if before is not None:
-        return before if before != MISSING else "a table before it is not made yet"
+        return before if before != MISSING else UNFINISHED
     if footer.inputs == inputs:
         return None
     if "source" in inputs:
-        return "its file changed"
+        return FILE_CHANGED
     if stage == "dataset":
         return _words_of_pairs(footer.inputs, inputs)
     different = [name for name in footer.inputs.keys() | inputs.keys() if footer.inputs.get(name) != inputs.get(name)]
-    return f"the table {' and '.join(sorted(different))} was made again"
+    return f"{_MADE_AGAIN}{' and '.join(sorted(different))}"
 
 
 def _words_of_pairs(then: Mapping[str, str], now: Mapping[str, str]) -> str:
@@ -167,11 +170,17 @@ def _policy(
     return "; ".join(words.get(name, "its training settings changed") for name in changed) or None
 
 
-def shards_to_refresh(found: Survey, stages: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(stages, shards) that a refresh runs: from the first stage with a table out of date on, over every shard that
-    has one. Shards that were never made are no business of a refresh."""
-    first = next((i for i, stage in enumerate(stages) if found.outdated(stage)), None)
-    if first is None:
-        return [], []
-    shards = {shard for stage in stages for shard in found.outdated(stage)}
-    return list(stages[first:]), sorted(shards)
+def to_refresh(found: Survey, stages: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(stages, shards) that a refresh runs, of these sharded stages: from the first with something to do on, as far as
+    any shard has come. Shards that were never begun are no business of a refresh."""
+    furthest = max((i for i, stage in enumerate(stages) if found.made[stage]), default=-1)
+    used = stages[: furthest + 1]
+    unbegun = set(found.missing(stages[0]))
+    todo = {stage: found.stages[stage].keys() - unbegun for stage in used}
+    first = next((i for i, stage in enumerate(used) if todo[stage]), len(used))
+    return list(used[first:]), sorted({shard for shards in todo.values() for shard in shards})
+
+
+def is_content(why: str) -> bool:
+    """Whether a table is out of date because of what came in, and not because somebody changed the recipe."""
+    return why in (MISSING, FILE_CHANGED, UNFINISHED) or why.startswith(_MADE_AGAIN)

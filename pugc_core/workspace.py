@@ -51,11 +51,11 @@ class Workspace:
 
     def shards(self) -> dict[str, str]:
         """Source file by shard."""
-        return self._scan()[0]
+        return self.scan()[0]
 
     def refused(self) -> list[str]:
         """What is wrong with the files in the inbox that are no shards, a sentence each."""
-        return self._scan()[1]
+        return self.scan()[1]
 
     def source(self, shard: str) -> str:
         """The source file of a shard. Raises SourceError when the inbox has none."""
@@ -80,7 +80,8 @@ class Workspace:
         hashes = remembered(self.inbox, storage.join(self.root, "runs", ".sources"), read)
         return {shard: hashes.get(path.rsplit("/", 1)[-1], "") for shard, path in sorted(self.shards().items())}
 
-    def _scan(self) -> tuple[dict[str, str], list[str]]:
+    def scan(self) -> tuple[dict[str, str], list[str]]:
+        """Source file by shard, and what is wrong with the files that are none, a sentence each."""
         found: dict[str, str] = {}
         refused = []
         for name in storage.names(self.inbox):

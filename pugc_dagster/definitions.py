@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import ModuleType
 
 import dagster as dg
 
-from pugc_core.errors import PugcError
+from pugc_core.errors import PugcError, RecipeError
 from pugc_core.recipe import Recipe, bundled, load
 from pugc_core.workspace import Workspace
+from pugc_dagster import automation
 from pugc_dagster.io import ShardTables
 from pugc_dagster.project import data_root, recipe_folders
 from pugc_dagster.resources import EnginesResource, LedgerResource, WorkspaceResource
@@ -45,23 +48,38 @@ log = logging.getLogger("pugc")
 
 
 def recipes() -> list[Recipe]:
-    """The bundled recipes and the user's own. One that cannot be loaded is left out, and said so."""
+    """The bundled recipes and the user's own that can be loaded."""
+    return _load_all()[0]
+
+
+def _load_all() -> tuple[list[Recipe], dict[str, PugcError]]:
+    """The recipes, and by name what is wrong with those that cannot be loaded."""
     folders = recipe_folders()
     own = sorted(path for folder in folders for path in folder.glob("*.toml"))
     loaded: dict[str, Recipe] = {}
+    broken: dict[str, PugcError] = {}
     # A user's recipe may replace a bundled one of the same name.
     for name in (*map(str, own), *(n for n in bundled() if n not in {path.stem for path in own})):
         try:
             recipe = load(name, folders)
             assets_of(recipe)
+            automation.nightly(recipe)
+            if recipe.name in loaded:
+                raise RecipeError(f"another recipe is called {recipe.name!r} too", fix='give it another `name = "..."`')
         except PugcError as err:
             log.error("recipe %s is left out: %s", name, err)
-            continue
-        if recipe.name in loaded:
-            log.error("recipe %s is left out: the name %r is taken", name, recipe.name)
+            broken[Path(name).stem] = err
             continue
         loaded[recipe.name] = recipe
-    return list(loaded.values())
+    return list(loaded.values()), broken
+
+
+def _notice(name: str, err: PugcError) -> dg.AssetSpec:
+    """What the web UI shows in the place of a recipe that cannot be loaded."""
+    group = re.sub(r"\W", "_", name)
+    fix = f"\n\n{err.fix}" if err.fix else ""
+    words = f"**This recipe cannot be loaded.**\n\n{err.problem}{fix}\n\nThen reload the definitions."
+    return dg.AssetSpec([group, "cannot_be_loaded"], description=words, group_name=group, kinds={"toml"})
 
 
 def assets_of(recipe: Recipe) -> list[dg.AssetsDefinition]:
@@ -70,11 +88,14 @@ def assets_of(recipe: Recipe) -> list[dg.AssetsDefinition]:
     return [asset for module in STAGES for asset in module.assets(recipe, stages)]
 
 
-def of(chosen: Sequence[Recipe]) -> dg.Definitions:
-    """The definitions of these recipes."""
+def of(chosen: Sequence[Recipe], broken: Mapping[str, PugcError] | None = None) -> dg.Definitions:
+    """The definitions of these recipes, with a notice for each of the broken."""
     workspace = WorkspaceResource()
     return dg.Definitions(
-        assets=[asset for recipe in chosen for asset in assets_of(recipe)],
+        assets=[
+            *(asset for recipe in chosen for asset in assets_of(recipe)),
+            *(_notice(name, err) for name, err in (broken or {}).items()),
+        ],
         resources={
             "workspace": workspace,
             "ledger": LedgerResource(workspace=workspace),
@@ -83,9 +104,10 @@ def of(chosen: Sequence[Recipe]) -> dg.Definitions:
         },
         # One process per run: light stages cost nothing, and models have processes of their own.
         executor=dg.in_process_executor,
+        **automation.of(chosen),
     )
 
 
 @dg.definitions
 def defs() -> dg.Definitions:
-    return of(recipes())
+    return of(*_load_all())

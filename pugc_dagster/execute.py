@@ -6,7 +6,7 @@ import os
 import re
 import socket
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from pugc_core.summary import SHARDED
 from pugc_core.tables import file_hash
 from pugc_core.workspace import Workspace
 from pugc_dagster import definitions, project
-from pugc_dagster.partitions import shards as partitions
+from pugc_dagster.partitions import partitions_name, stretches
 from pugc_dagster.stages.base import RUN_TAG
 
 _PROCESS_TAG = "pugc/process"
@@ -108,7 +108,7 @@ def ingest(
         if taken.get(shard, path) != path:
             storage.delete(path)  # the same shard, replaced by a file of another format
     if taken:
-        found.add_dynamic_partitions(_partitions_name(), list(taken))
+        found.add_dynamic_partitions(partitions_name(), list(taken))
     return taken
 
 
@@ -116,9 +116,9 @@ def _parts(path: str, rows: int | None) -> Iterator[Part]:
     return split(path, rows) if rows else iter([Part(path.rsplit("/", 1)[-1], storage.read(path))])
 
 
-def _partitions_name() -> str:
-    assert partitions.name is not None
-    return partitions.name
+def workspace() -> Workspace:
+    """The project's."""
+    return Workspace(project.data_root())
 
 
 def run(
@@ -141,40 +141,63 @@ def run(
         raise SourceError(
             f"there is no shard in {workspace.inbox}", fix="pugc ingest FILE (jsonl, csv, parquet or xml)"
         )
-    found.add_dynamic_partitions(_partitions_name(), sorted(inbox))
-    _run(found, recipe, workspace, stages, set(names or inbox))
+    found.add_dynamic_partitions(partitions_name(), sorted(inbox))
+    _run(found, recipe, workspace, stages, set(names or inbox), {})
 
 
-def refresh(found: dg.DagsterInstance, recipe: Recipe, workspace: Workspace) -> Survey:
+def refresh(
+    found: dg.DagsterInstance,
+    recipe: Recipe,
+    workspace: Workspace,
+    *,
+    note: Callable[[str], object] = lambda line: None,
+    parent: str | None = None,
+) -> Survey:
     """Make again every table of the recipe that is there and out of date, with all that follows from it.
 
-    Returns what was found before. Raises what the stages raise; what is done by then stays done.
+    Shards that were begun and not finished are finished, as far as others are; those never begun, a data set and
+    policies never made are left alone. Returns what was found before. `note` is told what is run, and the runs carry
+    the run `parent` in their tags. Raises what the stages raise; what is done by then stays done.
     """
     before = staleness.survey(recipe, recipe.stages(workspace.source), workspace)
-    stages, shards = staleness.shards_to_refresh(before, SHARDED)
-    once = [name for name in before.stages if name not in SHARDED and (shards or before.outdated(name))]
-    # A data set or policy that nobody has made yet is not made by a refresh.
-    rest = [name for name in once if before.made[name]]
-    if shards or rest:
-        found.add_dynamic_partitions(_partitions_name(), sorted(workspace.shards()))
-        _run(found, recipe, workspace, [*stages, *rest, *(["report"] if rest else [])], set(shards))
+    stages, shards = staleness.to_refresh(before, SHARDED)
+    rest = [name for name in before.stages if name not in SHARDED and before.made[name]]
+    if not shards:
+        rest = [name for name in rest if before.outdated(name)]
+    if not shards and not rest:
+        note("everything is up to date")
+        return before
+    found.add_dynamic_partitions(partitions_name(), sorted(workspace.shards()))
+    if storage.exists(workspace.report(recipe.name)):
+        rest.append("report")
+    if shards:
+        note(f"{', '.join(stages)} for {len(shards)} shards: {', '.join(shards[:10])}{' ...' if shards[10:] else ''}")
+    if rest:
+        note(f"then {', '.join(rest)}")
+    _run(found, recipe, workspace, [*stages, *rest], set(shards), {"pugc/refresh": parent} if parent else {})
     return before
 
 
 def _run(
-    found: dg.DagsterInstance, recipe: Recipe, workspace: Workspace, stages: Sequence[str], wanted: set[str]
+    found: dg.DagsterInstance,
+    recipe: Recipe,
+    workspace: Workspace,
+    stages: Sequence[str],
+    wanted: set[str],
+    tags: Mapping[str, str],
 ) -> None:
     """The sharded ones of `stages` over the shards `wanted`, then the others."""
-    known_shards = list(found.get_dynamic_partitions(_partitions_name()))
-    command = uuid.uuid4().hex[:12]
+    known = list(found.get_dynamic_partitions(partitions_name()))
+    tags = {**tags, RUN_TAG: uuid.uuid4().hex[:12]}
     sharded = [stage for stage in stages if stage in SHARDED]
     failure: PugcError | None = None
+    failed: PugcError | None = None
     for attempt in range(2):
         failed = None
-        for first, last in stretches(known_shards, wanted):
-            tags = {ASSET_PARTITION_RANGE_START_TAG: first, ASSET_PARTITION_RANGE_END_TAG: last}
+        for stretch in stretches(known, wanted):
+            ends = {ASSET_PARTITION_RANGE_START_TAG: stretch[0], ASSET_PARTITION_RANGE_END_TAG: stretch[-1]}
             try:
-                _execute(found, recipe, sharded, {**tags, RUN_TAG: command})
+                _execute(found, recipe, sharded, {**tags, **ends})
             except PugcError as err:
                 failed = err
         failure = failure or failed
@@ -185,7 +208,7 @@ def _run(
         wanted = sound
     rest = [stage for stage in stages if stage not in SHARDED]
     if rest and failed is None:
-        _execute(found, recipe, rest, {RUN_TAG: command})
+        _execute(found, recipe, rest, dict(tags))
     if failure is not None:
         raise failure
 
@@ -201,19 +224,6 @@ def _unreadable(recipe: Recipe, workspace: Workspace, names: Iterable[str]) -> s
         except (SourceError, FileNotFoundError):
             bad.add(shard)
     return bad
-
-
-def stretches(known: Sequence[str], wanted: Iterable[str], most: int = 0) -> Iterator[tuple[str, str]]:
-    """A Dagster run covers a stretch of partitions in the order they were added: as few as cover the wanted ones,
-    and with `most` none longer than that."""
-    chosen = set(wanted)
-    run: list[str] = []
-    for shard in (*known, None):
-        if run and (shard not in chosen or len(run) == most):
-            yield run[0], run[-1]
-            run = []
-        if shard in chosen:
-            run.append(shard)
 
 
 def _execute(found: dg.DagsterInstance, recipe: Recipe, stages: Sequence[str], tags: dict[str, str]) -> None:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -18,10 +19,12 @@ from pugc_core.progress import Reporter
 from pugc_core.recipe import Recipe
 from pugc_core.stages.base import Stage
 from pugc_core.stages.dataset import ALL
+from pugc_core.staleness import survey
 from pugc_core.training import lineage
 from pugc_core.training.run import run
 from pugc_core.training.summary import Summary
 from pugc_core.workspace import Workspace
+from pugc_dagster import checks
 from pugc_dagster.stages.base import key
 
 SENTENCE = "The policy, trained by {objective} to prefer the chosen answers; an ordinary Hugging Face folder."
@@ -41,9 +44,18 @@ def _policy(recipe: Recipe, objective: str) -> dg.AssetsDefinition:
         required_resource_keys={"workspace", "engines"},
         pool="gpu",
         kinds={"pytorch", "huggingface"},
+        check_specs=[
+            dg.AssetCheckSpec(
+                "learned",
+                asset=key(recipe, "policy", objective),
+                description="The loss is a number, and chosen answers have come out ahead of rejected ones.",
+            ),
+            checks.up_to_date_spec(key(recipe, "policy", objective)),
+        ],
     )
-    def policy(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
+    def policy(context: dg.AssetExecutionContext) -> dg.MaterializeResult:  # type: ignore[type-arg]
         workspace: Workspace = context.resources.workspace
+        asset = key(recipe, "policy", objective)
         host: EngineHost = context.resources.engines
         if "://" in workspace.root:
             raise TrainingError(
@@ -76,9 +88,25 @@ def _policy(recipe: Recipe, objective: str) -> dg.AssetsDefinition:
                 "reused": dg.MetadataValue.bool(reused),
             },
             data_version=dg.DataVersion(digest(wanted)),
+            check_results=[_learned(asset, summary), _up_to_date(asset, recipe, f"policy/{objective}", workspace)],
         )
 
     return policy
+
+
+def _learned(asset: dg.AssetKey, summary: Summary) -> dg.AssetCheckResult:
+    loss, margin = summary.final.get("loss", math.nan), summary.final.get("margin", math.nan)
+    return dg.AssetCheckResult(
+        asset_key=asset,
+        check_name="learned",
+        passed=math.isfinite(loss) and margin > 0,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=f"loss {loss:.4g}, margin {margin:.4g} after {summary.steps} steps on {summary.n_train} pairs",
+    )
+
+
+def _up_to_date(asset: dg.AssetKey, recipe: Recipe, name: str, workspace: Workspace) -> dg.AssetCheckResult:
+    return checks.up_to_date(asset, name, survey(recipe, recipe.stages(workspace.source), workspace))
 
 
 def _train(

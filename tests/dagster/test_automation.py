@@ -1,0 +1,310 @@
+"""Sensors, schedules and jobs, without a daemon: ticks are made by hand, and so is the clock."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from pugc_core import runs
+from pugc_core.recipe import Recipe, load
+from pugc_core.workspace import Workspace
+from pugc_dagster import automation, definitions, execute
+from pugc_dagster.automation import partitions_name
+from pugc_dagster.project import recipe_folders
+from pugc_dagster.resources import WorkspaceResource
+
+START, END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
+
+
+def recipe() -> Recipe:
+    return load("scripted", recipe_folders())
+
+
+class Ticks:
+    """A sensor's ticks, one after another: each is given the cursor of the one before."""
+
+    def __init__(self, sensor: dg.SensorDefinition, instance: dg.DagsterInstance) -> None:
+        self.sensor, self.instance = sensor, instance
+        self.cursor: str | None = None
+
+    def __call__(self) -> dg.SensorResult:
+        context = dg.build_sensor_context(
+            self.instance,
+            cursor=self.cursor,
+            resources={"workspace": WorkspaceResource()},
+            definitions=definitions.of([recipe()]),
+        )
+        result: Any = self.sensor(context)
+        assert isinstance(result, dg.SensorResult)
+        self.cursor = result.cursor
+        for request in result.dynamic_partitions_requests or ():
+            if isinstance(request, dg.AddDynamicPartitionsRequest):
+                self.instance.add_dynamic_partitions(request.partitions_def_name, list(request.partition_keys))
+            else:
+                for key in request.partition_keys:
+                    self.instance.delete_dynamic_partition(request.partitions_def_name, key)
+        return result
+
+    def partitions(self) -> set[str]:
+        return set(self.instance.get_dynamic_partitions(partitions_name()))
+
+
+@pytest.fixture
+def inbox(project: Path) -> Path:
+    folder = project / "data" / "inbox"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def shards_of(result: dg.SensorResult, known: list[str]) -> list[list[str]]:
+    found = []
+    for request in result.run_requests or ():
+        first, last = known.index(request.tags[START]), known.index(request.tags[END])
+        found.append(known[first : last + 1])
+    return found
+
+
+def launch(instance: dg.DagsterInstance, result: dg.SensorResult) -> bool:
+    """Do what the daemon does with run requests; whether all runs succeeded."""
+    defs = definitions.of([recipe()])
+    job = defs.resolve_job_def("scripted_pairs")
+    done = [
+        job.execute_in_process(instance=instance, tags=dict(r.tags), raise_on_error=False).success
+        for r in result.run_requests or ()
+    ]
+    return all(done)
+
+
+def test_a_file_becomes_a_partition_once_it_is_whole(inbox: Path, posts: Callable[..., Path]) -> None:
+    with execute.instance() as instance:
+        tick = Ticks(automation.inbox, instance)
+        tick()
+        content = posts("a").read_bytes()
+        (inbox / "a.jsonl").write_bytes(content[:100])
+        tick()
+        assert tick.partitions() == set()
+        (inbox / "a.jsonl").write_bytes(content)
+        tick()
+        assert tick.partitions() == set()
+        tick()
+        assert tick.partitions() == {"a"}
+        # A clock that jumps back changes nothing: no clock is asked.
+        (inbox / "b.jsonl").write_bytes(posts("b").read_bytes())
+        os.utime(inbox / "b.jsonl", (0, 0))
+        tick()
+        tick()
+        assert tick.partitions() == {"a", "b"}
+        assert tick().dynamic_partitions_requests == []
+
+
+def test_a_file_that_is_gone_is_retired_but_not_a_whole_inbox(inbox: Path, posts: Callable[..., Path]) -> None:
+    with execute.instance() as instance:
+        tick = Ticks(automation.inbox, instance)
+        for name in ("a", "b"):
+            (inbox / f"{name}.jsonl").write_bytes(posts(name).read_bytes())
+        tick()
+        tick()
+        (inbox / "a.jsonl").unlink()
+        tick()
+        assert tick.partitions() == {"b"}
+        inbox.rename(inbox.with_name("unmounted"))
+        tick()
+        assert tick.partitions() == {"b"}
+
+
+def test_names_that_cannot_be_partitions_are_said_and_passed_over(inbox: Path, posts: Callable[..., Path]) -> None:
+    (inbox / "two words...jsonl").write_bytes(posts("x").read_bytes())
+    (inbox / "fine.jsonl").write_bytes(posts("fine").read_bytes())
+    with execute.instance() as instance:
+        tick = Ticks(automation.inbox, instance)
+        tick()
+        result = tick()
+        assert tick.partitions() == {"fine"}
+        words = tick().skip_reason
+        assert result.run_requests == []
+        assert words is not None
+        assert "two words...jsonl" in str(words.skip_message)
+
+
+def test_two_hundred_files_are_a_handful_of_runs(inbox: Path, posts: Callable[..., Path]) -> None:
+    content = posts("a", 1).read_bytes()
+    for number in range(200):
+        (inbox / f"f{number:03d}.jsonl").write_bytes(content.replace(b"Post 0", f"Post {number}".encode()))
+    with execute.instance() as instance:
+        seen, tick = Ticks(automation.inbox, instance), Ticks(automation.new_content(recipe())[1], instance)
+        first = seen()
+        assert first.run_requests == []
+        assert len(seen().dynamic_partitions_requests or ()) == 1
+        assert tick().run_requests == []  # looked at once more
+        found = shards_of(tick(), list(instance.get_dynamic_partitions(partitions_name())))
+        assert [len(batch) for batch in found] == [64, 64, 64, 8]
+        assert sorted(shard for batch in found for shard in batch) == sorted(seen.partitions())
+
+
+def test_new_changed_and_broken_shards_run_down_to_pairs(inbox: Path, posts: Callable[..., Path]) -> None:
+    store = Workspace(str(inbox.parent)).store
+    with execute.instance() as instance:
+        seen, tick = Ticks(automation.inbox, instance), Ticks(automation.new_content(recipe())[1], instance)
+
+        def settle() -> dg.SensorResult:
+            seen(), seen(), tick()
+            return tick()
+
+        for name in ("a", "b"):
+            (inbox / f"{name}.jsonl").write_bytes(posts(name).read_bytes())
+        (inbox / "broken.parquet").write_bytes(b"PAR1 half a file")
+        assert not launch(instance, settle())  # the broken one is refused, and the run says so
+        result = settle()
+        assert shards_of(result, ["a", "b", "broken"]) == [["a", "b"]]  # the others go on, it does not
+        assert launch(instance, result)
+        assert store.shards("scripted", "pairs") == ["a", "b"]
+        result = settle()
+        assert result.run_requests == []
+        assert "1 shards got no further" in str(result.skip_reason)
+
+        before = {stage: store.footer("scripted", stage, "b") for stage in ("ugc", "pairs")}
+        (inbox / "a.jsonl").write_bytes(posts("a", 9).read_bytes())
+        result = settle()
+        assert shards_of(result, ["a", "b", "broken"]) == [["a"]]
+        assert launch(instance, result)
+        assert {stage: store.footer("scripted", stage, "b") for stage in ("ugc", "pairs")} == before
+        (inbox / "broken.parquet").unlink()
+        assert settle().run_requests == []
+
+        # What is out of date for another reason than new content is not run by itself: it costs money.
+        file = inbox.parent.parent / "recipes" / "scripted.toml"
+        file.write_text(file.read_text() + "[rewards]\nn = 4\n")
+        tick.sensor = automation.new_content(recipe())[1]
+        assert settle().run_requests == []
+
+
+def test_a_tick_that_is_repeated_starts_nothing_twice(inbox: Path, posts: Callable[..., Path]) -> None:
+    (inbox / "a.jsonl").write_bytes(posts("a").read_bytes())
+    with execute.instance() as instance:
+        seen, tick = Ticks(automation.inbox, instance), Ticks(automation.new_content(recipe())[1], instance)
+        seen(), seen(), tick()
+        cursor = tick.cursor
+        first = tick()
+        tick.cursor = cursor  # the daemon died before it could write the cursor down
+        second = tick()
+        assert [r.run_key for r in first.run_requests or ()] == [r.run_key for r in second.run_requests or ()] != []
+
+
+def night(when: datetime, instance: dg.DagsterInstance) -> Any:
+    schedule = automation.nightly(recipe())[1]
+    context = dg.build_schedule_context(instance, when, resources={"workspace": WorkspaceResource()})
+    return schedule(context)
+
+
+def test_the_night_trains_when_enough_new_pairs_have_come(inbox: Path, posts: Callable[..., Path]) -> None:
+    file = inbox.parent.parent / "recipes" / "scripted.toml"
+    file.write_text(file.read_text() + "[automation]\nmin_new_pairs = 3\n")
+    when = datetime(2026, 5, 1, 3, tzinfo=UTC)
+    with execute.instance() as instance:
+        assert isinstance(night(when, instance), dg.SkipReason)
+        (inbox / "a.jsonl").write_bytes(posts("a", 20).read_bytes())
+        execute.run(instance, recipe(), execute.workspace(), to="pairs")
+        asked, again = night(when, instance), night(when, instance)
+        assert isinstance(asked, dg.RunRequest)
+        assert asked.run_key == again.run_key  # fired twice, it starts one run
+        assert night(datetime(2026, 5, 2, 3, tzinfo=UTC), instance).run_key != asked.run_key
+        assert automation.new_pairs(recipe(), execute.workspace()) >= 3
+
+
+def test_the_check_says_what_is_out_of_date_without_a_run(inbox: Path, posts: Callable[..., Path]) -> None:
+    for name in ("a", "b"):
+        (inbox / f"{name}.jsonl").write_bytes(posts(name).read_bytes())
+    with execute.instance() as instance:
+        execute.run(instance, recipe(), execute.workspace(), to="dataset")
+        tick = Ticks(automation.up_to_date([recipe()]), instance)
+        assert all(event.passed for event in tick().asset_events)  # type: ignore[union-attr]
+        assert tick().asset_events == []  # nothing new to say
+        file = inbox.parent.parent / "recipes" / "scripted.toml"
+        (file.parent / "judge.txt").write_text("{ugc} {instruction} {response} [RESULT] 1 to 5")
+        file.write_text(file.read_text() + '[rewards]\nprompt = "judge.txt"\n')
+        tick.sensor = automation.up_to_date([recipe()])
+        said = {event.asset_key.path[-1]: event for event in tick().asset_events}  # type: ignore[union-attr]
+        assert set(said) == {"rewards", "pairs", "dataset"}
+        assert not any(event.passed for event in said.values())  # type: ignore[union-attr]
+        words = "2 of 2 shards out of date: the rewards prompt changed"
+        assert said["rewards"].description == said["pairs"].description == words
+
+
+def test_the_job_refresh_asks_the_judge_and_nobody_else(inbox: Path, posts: Callable[..., Path]) -> None:
+    for name in ("a", "b", "c"):
+        (inbox / f"{name}.jsonl").write_bytes(posts(name, 12).read_bytes())
+    file = inbox.parent.parent / "recipes" / "scripted.toml"
+    plain = file.read_text()
+
+    def refresh(instance: dg.DagsterInstance) -> dict[str, int]:
+        defs = definitions.of(definitions.recipes())
+        job = defs.resolve_job_def("refresh")
+        config = {"ops": {"refresh": {"config": {"recipe": "scripted"}}}}
+        assert job.execute_in_process(instance=instance, run_config=config).success
+        page = runs.last(execute.workspace().calls("scripted"))["stages"]
+        return {stage: counts["made"] for stage, counts in page.items()}
+
+    with execute.instance() as instance:
+        execute.run(instance, recipe(), execute.workspace(), to="dataset")
+        first = runs.last(execute.workspace().calls("scripted"))["stages"]["rewards"]["made"]
+        (file.parent / "judge.txt").write_text("{ugc} {instruction} {response} [RESULT] 1 to 5")
+        file.write_text(plain + '[rewards]\nprompt = "judge.txt"\n')
+        made = refresh(instance)
+        assert set(made) == {"rewards", "pairs", "dataset"}  # nothing upstream was even looked at
+        assert made.pop("rewards") >= 0.9 * first
+        assert set(made.values()) == {0}
+        shown = instance.get_latest_materialization_event(dg.AssetKey(["scripted", "pairs"]))
+        assert shown is not None
+        assert shown.asset_materialization is not None
+        assert "pairs flipped" in str(shown.asset_materialization.metadata["change"].value)
+        file.write_text(plain)
+        assert set(refresh(instance).values()) == {0}
+        file.write_text(plain)
+        before = instance.get_runs_count()
+        refresh(instance)
+        assert instance.get_runs_count() == before + 1  # itself: there was nothing to do
+
+
+def test_refresh_finishes_what_an_engine_left(inbox: Path, posts: Callable[..., Path]) -> None:
+    """The judge fails in the middle of a backfill: what is done stays done, and refresh goes on from there."""
+    from pugc_core.errors import EngineError
+
+    for name in ("a", "b", "c", "d"):
+        (inbox / f"{name}.jsonl").write_bytes(posts(name, 10).read_bytes())
+    file = inbox.parent.parent / "recipes" / "scripted.toml"
+    plain = file.read_text()
+    judge = (
+        '[models.judge]\nid = "judge"\nengine = "endpoint"\nbase_urls = ["http://127.0.0.1:9/v1"]\n'
+        '[roles]\nreward_judge = "judge"\n'
+    )
+    with execute.instance() as instance:
+        execute.run(instance, recipe(), execute.workspace(), to="pairs")
+        file.write_text(plain + judge)
+        with pytest.raises(EngineError):
+            execute.refresh(instance, recipe(), execute.workspace())
+        file.write_text(plain + judge.replace('"endpoint"\nbase_urls = ["http://127.0.0.1:9/v1"]', '"scripted"'))
+        execute.refresh(instance, recipe(), execute.workspace())
+        page = runs.last(execute.workspace().calls("scripted"))["stages"]
+        assert set(page) == {"rewards", "pairs"}
+        assert page["rewards"]["made"] > 0
+
+
+def test_a_broken_recipe_is_shown_with_its_error(project: Path) -> None:
+    (project / "recipes" / "mine.toml").write_text('extends = "tiny"\n[rewards]\nprompt = "judge.txt"\n')
+    (project / "recipes" / "judge.txt").write_text("Rate {response} to {instruction}. [RESULT] 1 to 5\n")
+    graph = definitions.defs().resolve_asset_graph()
+    notice = graph.get(dg.AssetKey(["mine", "cannot_be_loaded"]))
+    assert "{ugc}" in str(notice.description)
+    assert dg.AssetKey(["tiny", "ugc"]) in graph.get_all_asset_keys()
+
+
+def test_a_bad_cron_expression_is_refused_with_the_recipe(project: Path) -> None:
+    (project / "recipes" / "mine.toml").write_text('extends = "tiny"\n[automation]\nnightly = "at three"\n')
+    graph = definitions.defs().resolve_asset_graph()
+    assert "at three" in str(graph.get(dg.AssetKey(["mine", "cannot_be_loaded"])).description)
