@@ -13,6 +13,7 @@ STAMP := $(VENV)/.installed
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
+	@echo "installing into $(VENV): a few minutes and 4 GB, once"
 	$(PYTHON) -m venv $(VENV) || { echo "this needs Python 3.11 with venv (Debian: python3.11-venv)"; exit 1; }
 	$(BIN)/pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) \
 		-c constraints.txt torch
@@ -26,7 +27,7 @@ demo: install
 	$(BIN)/pugc demo
 
 ui: install
-	$(BIN)/dagster dev
+	DAGSTER_HOME=$(CURDIR) $(BIN)/dagster dev
 
 test: install
 	$(BIN)/python -m pytest

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,12 +97,38 @@ def lineage(store: Store, recipe: str, pair_id: str) -> dict[str, Any]:
         fix = f"pugc export pairs.jsonl --what pairs --recipe {recipe} lists them"
         raise StorageError(f"no pair {pair_id} in recipe {recipe}", fix=fix)
     row = pairs.row(0, named=True)
-    return _behind(store, recipe, row.pop("shard"), row)
+    return _behind(_Tables(store, recipe), recipe, row.pop("shard"), row)
 
 
-def _behind(store: Store, recipe: str, shard: str, pair: dict[str, Any]) -> dict[str, Any]:
+def lineages(store: Store, recipe: str, pair_ids: Sequence[str]) -> list[dict[str, Any]]:
+    """`lineage` of several pairs, in their order. One whose tables have changed since it was made is left out."""
+    wanted = rows(store, recipe, "pairs").filter(pl.col("pair_id").is_in(list(pair_ids)), pl.col("keep"))
+    by_id = {row["pair_id"]: row for row in wanted.iter_rows(named=True)}
+    tables = _Tables(store, recipe)
+    found = []
+    for pair_id in pair_ids:
+        if row := by_id.get(pair_id):
+            with contextlib.suppress(StorageError):
+                found.append(_behind(tables, recipe, row.pop("shard"), row))
+    return found
+
+
+class _Tables:
+    """The tables of the shard that was asked for last."""
+
+    def __init__(self, store: Store, recipe: str) -> None:
+        self._store, self._recipe = store, recipe
+        self._known: dict[tuple[str, str], pl.DataFrame] = {}
+
+    def read(self, stage: str, shard: str) -> pl.DataFrame:
+        if (stage, shard) not in self._known:
+            self._known[stage, shard] = self._store.read(self._recipe, stage, shard)
+        return self._known[stage, shard]
+
+
+def _behind(tables: _Tables, recipe: str, shard: str, pair: dict[str, Any]) -> dict[str, Any]:
     def one(stage: str, column: str, value: str) -> dict[str, Any]:
-        found = store.read(recipe, stage, shard).filter(pl.col("keep"), pl.col(column) == value)
+        found = tables.read(stage, shard).filter(pl.col("keep"), pl.col(column) == value)
         if found.is_empty():
             raise StorageError(
                 f"pair {pair['pair_id']} is older than the table {stage} of its shard {shard}",
@@ -110,8 +137,8 @@ def _behind(store: Store, recipe: str, shard: str, pair: dict[str, Any]) -> dict
         return found.row(0, named=True)
 
     instruction_id = pair["instruction_id"]
-    responses = store.read(recipe, "responses", shard).filter(pl.col("instruction_id") == instruction_id)
-    votes = store.read(recipe, "rewards", shard).drop("instruction_id", "keep", "drop_reason")
+    responses = tables.read("responses", shard).filter(pl.col("instruction_id") == instruction_id)
+    votes = tables.read("rewards", shard).drop("instruction_id", "keep", "drop_reason")
     return {
         "pair": pair,
         "shard": shard,

@@ -199,7 +199,8 @@ def refresh(recipes: Mapping[str, Recipe]) -> dg.JobDefinition:
         recipe: str = "tiny" if "tiny" in recipes else next(iter(recipes), "")
 
     @dg.op(
-        name="refresh", description="Makes again what is out of date; what is not keeps its tables and costs nothing."
+        name="what_is_out_of_date",
+        description="Makes again what is out of date; what is not keeps its tables and costs nothing.",
     )
     def op(context: dg.OpExecutionContext, config: Refresh) -> None:
         from pugc_dagster import execute  # it needs the definitions, which need this module

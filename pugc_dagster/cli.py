@@ -91,7 +91,10 @@ def ingest(files: tuple[str, ...], sample: bool, rows: int | None, replace: bool
 @click.option("--to", metavar="STAGE", help="Stop after this stage.")
 @_json_option
 def run(recipe: str, shards: tuple[str, ...], to: str | None, as_json: bool) -> None:
-    """Materialize the chain of a recipe, from posts to policies; what is current is not made again."""
+    """Materialize the chain of a recipe, from posts to policies; what is current is not made again.
+
+    Dataset, policies and report are always of all shards that have pairs.
+    """
     from pugc_dagster import console, execute
 
     chosen = _load(recipe)
@@ -192,4 +195,4 @@ def demo() -> None:
         execute.ingest(instance, _workspace(), [str(path) for path in console.samples()])
         with console.bars():
             execute.run(instance, recipe, _workspace())
-    console.status(recipe, _workspace(), as_json=False)
+    console.status(recipe, _workspace(), as_json=False, example=True)

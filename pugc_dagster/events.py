@@ -17,5 +17,6 @@ def note(context: dg.AssetExecutionContext, key: dg.AssetKey, metadata: Mapping[
     step: Any = context._step_execution_context
     noted: dict[Any, Mapping[str, Any]] = dict(step._metadata_accumulator.per_output_metadata)
     for name, shown in metadata.items():
-        noted[AssetMetadataHandle(asset_key=key, partition_key=name)] = shown
+        handle = AssetMetadataHandle(asset_key=key, partition_key=name)
+        noted[handle] = {**noted.get(handle, {}), **shown}
     step._metadata_accumulator = OutputMetadataAccumulator(per_output_metadata=noted)

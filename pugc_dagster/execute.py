@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import socket
@@ -21,6 +22,7 @@ from pugc_core.errors import PugcError, RecipeError, SourceError
 from pugc_core.recipe import BUNDLED, Recipe
 from pugc_core.stages import sources
 from pugc_core.stages.split import Part, split
+from pugc_core.stages.ugc import Fields
 from pugc_core.staleness import Survey
 from pugc_core.summary import SHARDED
 from pugc_core.tables import file_hash
@@ -29,6 +31,7 @@ from pugc_dagster import definitions, project
 from pugc_dagster.partitions import partitions_name, stretches
 from pugc_dagster.stages.base import RUN_TAG
 
+log = logging.getLogger("pugc")
 _PROCESS_TAG = "pugc/process"
 
 
@@ -82,9 +85,20 @@ def ingest(
     taken: dict[str, str] = {}
     known = workspace.shards()
     for path in files:
-        if not sum(raw.fields is not None for raw in sources.read(path)):
+        columns: dict[str, None] = {}
+        for raw in sources.read(path):
+            columns |= dict.fromkeys(raw.fields or ())
+        if not columns:
             raise SourceError(
                 f"{path}: none of its rows can be read", fix="check that the file is what its suffix says"
+            )
+        if not columns.keys() & set(Fields().text):
+            log.warning(
+                "%s has no column that is known to hold posts (%s), only %s; say which in a recipe: "
+                '[ugc.fields] text = ["text", "body", "COLUMN"]',
+                path,
+                ", ".join(Fields().text),
+                ", ".join(list(columns)[:20]),
             )
         for part in _parts(path, rows):
             shard = sources.shard_name(part.name)
@@ -142,6 +156,8 @@ def run(
             f"there is no shard in {workspace.inbox}", fix="pugc ingest FILE (jsonl, csv, parquet or xml)"
         )
     found.add_dynamic_partitions(partitions_name(), sorted(inbox))
+    for retired in set(found.get_dynamic_partitions(partitions_name())) - inbox.keys():
+        found.delete_dynamic_partition(partitions_name(), retired)  # its file is gone
     _run(found, recipe, workspace, stages, set(names or inbox), {})
 
 

@@ -52,13 +52,28 @@ def of_shard(path: str, footer: Footer, calls: Calls | None, price: Price, *, re
 
 
 def of_run(
-    recipe: Recipe, stage: str, footers: Iterable[Footer], calls: Calls | None, price: Price, change: Change | None
+    recipe: Recipe,
+    stage: str,
+    footers: Iterable[Footer],
+    calls: Calls | None,
+    price: Price,
+    change: Change | None,
+    samples: Mapping[str, Any],
 ) -> dict[str, Any]:
     """What all shards of a run have in common: totals, distributions, what a change did. Stands on each of its events,
     since the asset's page shows the latest."""
     all_ = list(footers)
     counts, measures = sum((f.counts for f in all_), NOTHING), total(f.measures for f in all_)
-    metadata: dict[str, Any] = {
+    metadata: dict[str, Any] = {}
+    if change is not None and (change.compared or change.gained or change.lost):
+        metadata["change"] = dg.MetadataValue.md(_change(change))
+    if stage == "rewards" and (shape := summary.reward_shape(measures)):
+        metadata["distribution"] = dg.MetadataValue.md(distribution(shape))
+    if stage == "quality":
+        rows = [(str(score), int(measures.get(f"score_{score}", 0))) for score in range(1, 6)]
+        metadata["distribution"] = dg.MetadataValue.md(_bars(["score", "posts"], rows))
+    metadata |= {
+        **samples,
         "run/shards": len(all_),
         "run/rows_in": counts.rows_in,
         "run/kept": counts.kept,
@@ -68,13 +83,6 @@ def of_run(
     }
     if calls is not None:
         metadata |= {f"run/{name}": value for name, value in _calls(calls, price).items()}
-    if stage == "rewards" and (shape := summary.reward_shape(measures)):
-        metadata["distribution"] = dg.MetadataValue.md(distribution(shape))
-    if stage == "quality":
-        rows = [(str(score), int(measures.get(f"score_{score}", 0))) for score in range(1, 6)]
-        metadata["distribution"] = dg.MetadataValue.md(_bars(["score", "posts"], rows))
-    if change is not None and (change.compared or change.gained or change.lost):
-        metadata["change"] = dg.MetadataValue.md(_change(change))
     return metadata
 
 

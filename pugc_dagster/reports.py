@@ -1,16 +1,25 @@
-"""The report of a recipe: one HTML file that opens offline."""
+"""The report of a data set: one HTML file that opens offline and asks nothing of any server."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
-from pugc_core import runs, storage, summary
+from pugc_core import plots, provenance, runs, storage, summary
 from pugc_core.recipe import Recipe
+from pugc_core.stages.base import Stage
 from pugc_core.workspace import Workspace
+
+LISTED = 2000
+"""Pairs in the searchable table."""
+WHOLE = 100
+"""Pairs, of the widest margin, that are shown with all behind them."""
 
 
 def write(recipe: Recipe, workspace: Workspace) -> str:
@@ -23,24 +32,74 @@ def write(recipe: Recipe, workspace: Workspace) -> str:
 
 
 def _content(recipe: Recipe, workspace: Workspace) -> dict[str, Any]:
-    store = workspace.store
+    store, name = workspace.store, recipe.name
     inbox = workspace.shards()
-    shards = [shard for shard in store.shards(recipe.name, "ugc") if shard in inbox]
-    dataset = summary.rows(store, recipe.name, "dataset")
-    best = dataset.filter(keep=True).sort("margin", "pair_id", descending=[True, False]).head(5)
+    shards = [shard for shard in store.shards(name, "ugc") if shard in inbox]
+    footer = store.footer(name, "dataset", "_all")
+    kept = summary.rows(store, name, "dataset").filter("keep").sort("margin", "pair_id", descending=[True, False])
     policies = {
-        objective: _training(Path(workspace.policy(recipe.name, objective)) / "training.json")
+        objective: _training(Path(workspace.policy(name, objective)) / "training.json")
         for objective in recipe.training.objectives
     }
+    counted = summary.funnel(store, name, shards)
+    judged = summary.measured(store, name, "rewards", shards)
     return {
         "recipe": recipe,
+        "fingerprint": footer.content if footer else "none yet",
         "shards": shards,
-        "funnel": summary.funnel(store, recipe.name, shards),
-        "rewards": summary.reward_shape(summary.measured(store, recipe.name, "rewards", shards)),
-        "calls": runs.last(workspace.calls(recipe.name)).get("stages", {}),
-        "pairs": best.to_dicts(),
-        "policies": {name: record for name, record in policies.items() if record},
+        "funnel": counted,
+        "rewards": summary.reward_shape(judged),
+        "calls": runs.last(workspace.calls(name)).get("stages", {}),
+        "pairs": [_row(pair) for pair in kept.head(LISTED).iter_rows(named=True)],
+        "total": kept.height,
+        "whole": _whole(recipe, workspace, kept.head(WHOLE)),
+        "policies": {objective: record for objective, record in policies.items() if record},
+        "pictures": _pictures(recipe, workspace, kept, judged, counted, policies, shards),
     }
+
+
+def _row(pair: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "id": pair["pair_id"],
+        "instruction": pair["prompt"][-1]["content"],
+        "chosen": pair["chosen"][0]["content"],
+        "rejected": pair["rejected"][0]["content"],
+        "margin": pair["margin"],
+        "shard": pair["shard"],
+        "split": pair["split"],
+    }
+
+
+def _whole(recipe: Recipe, workspace: Workspace, pairs: pl.DataFrame) -> list[dict[str, Any]]:
+    """Pairs with post, instruction, responses, votes, and what was asked of whom. A pair whose tables have changed
+    since the data set was made is left out."""
+    stages: Mapping[str, Stage] = recipe.stages(workspace.source)
+    found = []
+    for behind in summary.lineages(workspace.store, recipe.name, pairs["pair_id"].to_list()):
+        behind["asked"] = provenance.asked(recipe, stages, workspace.store, behind)
+        found.append(behind)
+    return found
+
+
+def _pictures(
+    recipe: Recipe,
+    workspace: Workspace,
+    kept: pl.DataFrame,
+    judged: Mapping[str, float],
+    counted: Mapping[str, Any],
+    policies: Mapping[str, Any],
+    shards: list[str],
+) -> dict[str, Markup]:
+    figures = {"funnel": plots.funnel(counted)}
+    if judged:
+        spreads = summary.rows(workspace.store, recipe.name, "rewards", shards)["spread"]
+        figures |= {"rewards": plots.rewards(judged), "agreement": plots.agreement(spreads)}
+    if kept.height:
+        figures["pairs"] = plots.pairs(kept)
+    for objective, record in policies.items():
+        if record:
+            figures[f"policy {objective}"] = plots.curves(record["curve"], objective)
+    return {name: Markup(plots.svg(figure)) for name, figure in figures.items()}
 
 
 def _training(path: Path) -> dict[str, Any] | None:

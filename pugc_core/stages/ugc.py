@@ -139,9 +139,11 @@ class Ugc:
             return SourceError(problem, fix="check that the file is what its suffix says")
         found = ", ".join(name[:60] for name in columns[:30]) or "none"
         wanted = " or ".join(self.config.fields.text)
+        known = ", ".join(f'"{name}"' for name in self.config.fields.text)
         return SourceError(
             f"{path}: no row has a column {wanted}; columns found: {found}",
-            fix='name the column that holds the posts in the recipe: [ugc.fields] text = "..."',
+            fix=f'name the column that holds the posts in the recipe: [ugc.fields] text = [{known}, "COLUMN"] '
+            "(tried in this order)",
         )
 
     def _row(self, shard: str, raw: sources.Raw) -> dict[str, Any]:

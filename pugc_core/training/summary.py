@@ -30,7 +30,7 @@ class Summary:
     seconds: float
     """Wall time, loading and saving included."""
     final: dict[str, float]
-    """Last logged loss, margin and accuracy; with a test split also test_loss, test_margin, test_accuracy."""
+    """Mean loss, margin and accuracy of the last pass; with a test split also test_loss, test_margin, test_accuracy."""
     curve: list[dict[str, float]]
     """step, loss, margin, accuracy, learning_rate; each row averages the steps since the row before."""
     device: str

@@ -104,7 +104,7 @@ def train(*, dataset: str, start: str, objective: str, config: TrainingConfig, o
             pairs_trained=passes * len(kept.kept) + rest * config.batch_size,
             tokens_per_epoch=kept.tokens,
             seconds=round(time.monotonic() - began, 2),
-            final=_final(watch, tested),
+            final=_final(watch, tested, config.epochs),
             curve=watch.curve,
             device=device,
             precision=precision,
@@ -188,9 +188,11 @@ def _arguments(config: TrainingConfig, folder: Path, total: int, *, device: str,
     }
 
 
-def _final(watch: Watch, tested: dict[str, float]) -> dict[str, float]:
+def _final(watch: Watch, tested: dict[str, float], epochs: float) -> dict[str, float]:
     names = {"loss": "eval_loss", "margin": "eval_rewards/margins", "accuracy": "eval_rewards/accuracies"}
-    last = {name: watch.curve[-1][name] for name in names}
+    # The last step alone may be a batch of one pair.
+    rows = [row for row in watch.curve if row["step"] > watch.curve[-1]["step"] * (1 - 1 / max(epochs, 1))]
+    last = {name: sum(row[name] for row in rows) / len(rows) for name in names}
     return {**last, **{f"test_{name}": tested[key] for name, key in names.items() if key in tested}}
 
 

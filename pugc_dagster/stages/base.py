@@ -86,6 +86,7 @@ class Seen:
         self.footers: dict[str, Footer] = {}
         self.made: list[str] = []
         self.metadata: dict[str, dict[str, Any]] = {}
+        self.samples: dict[str, Any] = {}
         self.change = Change()
 
     @property
@@ -102,7 +103,7 @@ class Seen:
         if made.frame is None:
             return
         self.made.append(made.shard)
-        self.metadata[made.shard] |= metadata.sample(name, made.frame)
+        self.samples = self.samples or metadata.sample(name, made.frame)
         if name == "pairs":
             with contextlib.suppress(StorageError):  # none before, or a damaged one
                 self.change += compare(store.read(self.recipe.name, name, made.shard), made.frame)
@@ -111,7 +112,12 @@ class Seen:
         """Metadata that all shards of the run share."""
         asked = calls if self.stage.role else None
         change = self.change if self.stage.name == "pairs" else None
-        return metadata.of_run(self.recipe, self.stage.name, self.footers.values(), asked, self.price, change)
+        if not self.samples and self.footers:  # nothing was made: show what is there
+            first = self.workspace.store.read(self.recipe.name, self.stage.name, next(iter(self.footers)))
+            self.samples = metadata.sample(self.stage.name, first)
+        return metadata.of_run(
+            self.recipe, self.stage.name, self.footers.values(), asked, self.price, change, self.samples
+        )
 
     def check_results(self) -> Iterator[dg.AssetCheckResult]:
         asset, name = key(self.recipe, self.stage.name), self.stage.name

@@ -27,6 +27,7 @@ from pugc_core.workspace import Workspace
 from pugc_dagster import checks
 from pugc_dagster.stages.base import key
 
+NAMES = {"simpo": "SimPO"}
 SENTENCE = "The policy, trained by {objective} to prefer the chosen answers; an ordinary Hugging Face folder."
 
 
@@ -38,7 +39,7 @@ def _policy(recipe: Recipe, objective: str) -> dg.AssetsDefinition:
     @dg.asset(
         key=key(recipe, "policy", objective),
         deps=[key(recipe, "dataset")],
-        description=SENTENCE.format(objective=objective.upper()),
+        description=SENTENCE.format(objective=NAMES.get(objective, objective.upper())),
         group_name=recipe.group,
         code_version=digest(recipe.training.knobs(objective)),
         required_resource_keys={"workspace", "engines"},

@@ -245,7 +245,7 @@ def test_the_job_refresh_asks_the_judge_and_nobody_else(inbox: Path, posts: Call
     def refresh(instance: dg.DagsterInstance) -> dict[str, int]:
         defs = definitions.of(definitions.recipes())
         job = defs.resolve_job_def("refresh")
-        config = {"ops": {"refresh": {"config": {"recipe": "scripted"}}}}
+        config = {"ops": {"what_is_out_of_date": {"config": {"recipe": "scripted"}}}}
         assert job.execute_in_process(instance=instance, run_config=config).success
         page = runs.last(execute.workspace().calls("scripted"))["stages"]
         return {stage: counts["made"] for stage, counts in page.items()}
@@ -308,3 +308,11 @@ def test_a_bad_cron_expression_is_refused_with_the_recipe(project: Path) -> None
     (project / "recipes" / "mine.toml").write_text('extends = "tiny"\n[automation]\nnightly = "at three"\n')
     graph = definitions.defs().resolve_asset_graph()
     assert "at three" in str(graph.get(dg.AssetKey(["mine", "cannot_be_loaded"])).description)
+
+
+def test_everything_loads_together(project: Path) -> None:
+    """Names of jobs, ops, sensors and schedules must not meet."""
+    found = definitions.defs()
+    dg.Definitions.validate_loadable(found)
+    names = {job.name for job in found.resolve_all_job_defs()}
+    assert {"refresh", "tiny_pairs", "tiny_train", "scripted_pairs"} <= names
