@@ -66,7 +66,9 @@ def of_run(
     counts, measures = sum((f.counts for f in all_), NOTHING), total(f.measures for f in all_)
     metadata: dict[str, Any] = {}
     if change is not None and (change.compared or change.gained or change.lost):
-        metadata["change"] = dg.MetadataValue.md(_change(change))
+        metadata["change"] = change.sentence()
+        if change.examples:
+            metadata["flipped pairs"] = dg.MetadataValue.md(_flipped(change))
     if stage == "rewards" and (shape := summary.reward_shape(measures)):
         metadata["distribution"] = dg.MetadataValue.md(distribution(shape))
     if stage == "quality":
@@ -182,8 +184,8 @@ def _bars(head: Sequence[str], rows: Sequence[tuple[str, int]]) -> str:
     return table([*head, ""], [[name, str(n), "█" * round(20 * n / most)] for name, n in rows])
 
 
-def _change(change: Change) -> str:
-    parts = [change.sentence()]
+def _flipped(change: Change) -> str:
+    parts = []
     for example in change.examples:
         rows = [
             [when, *(cell(example[f"{name}_{when}"], 300) for name in ("chosen", "rejected")),

@@ -1,0 +1,125 @@
+"""Story A, docs/materialize.md: from bundled posts to trained policies, in the web UI."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pugc_core.workspace import Workspace
+from pugc_dagster import console, execute
+
+CHAIN = ["ugc", "quality", "instructions", "relevance", "responses", "rewards", "pairs", "dataset", "dpo", "report"]
+
+
+@pytest.mark.slow
+def test_materialize_all_and_read_what_came_of_it(
+    site: Any, page: Any, picture: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with execute.instance() as instance:
+        execute.ingest(instance, Workspace(str(site.project / "data")), [str(path) for path in console.samples()])
+
+    # The chain, in run order.
+    page.goto(f"{site.url}/locations/pugc/asset-groups/tiny/lineage")
+    nodes = [page.locator(f"text=/^{name}$/").first for name in CHAIN]
+    nodes[0].wait_for()
+    places = [node.bounding_box()["x"] for node in nodes]
+    assert places == sorted(places)
+    picture("a1-chain")
+
+    # Materialize all, choose shards.
+    page.get_by_role("button", name="Materialize all").click()
+    page.get_by_role("button", name="All", exact=True).click()
+    page.get_by_text("3 partitions").first.wait_for()
+    picture("a2-choose-shards")
+    page.get_by_role("button", name="Launch backfill").click()
+
+    # Progress, live in the run's log.
+    run = site.wait("a run", site.runs)[-1]
+    page.goto(f"{site.url}/runs/{run['runId']}")
+    page.get_by_text("tiny rewards:").first.wait_for(timeout=240_000)
+    picture("a3-live-progress")
+    site.wait("the backfill", site.backfilled, 400)
+    assert len(site.runs()) <= 3  # three shards, ten stages: a handful of runs
+
+    # Every asset says in a sentence what it is.
+    page.goto(f"{site.url}/assets/tiny/pairs")
+    page.get_by_text("preferences that nobody had to label").first.wait_for()
+
+    # The distribution of the rewards, with and without ties; parse rate, tokens.
+    page.goto(f"{site.url}/assets/tiny/rewards?view=events")
+    page.get_by_text("without ties").first.wait_for()
+    for words in ("of the votes parsed", "run/parse_rate", "run/completion_tokens"):
+        assert page.get_by_text(words).first.is_visible(), words
+    picture("a4-rewards")
+
+    # Three pairs, side by side.
+    page.goto(f"{site.url}/assets/tiny/pairs?view=events")
+    page.get_by_text("three pairs").first.wait_for()
+    page.get_by_text("[Show Markdown]").first.click()
+    page.get_by_text("chosen (").first.wait_for()
+    assert page.get_by_text("chosen (").count() == page.get_by_text("rejected (").count() == 3
+    picture("a5-pairs")
+
+    # Checks, all of them passed.
+    page.goto(f"{site.url}/assets/tiny/rewards?view=checks")
+    page.get_by_text("votes_complete").first.wait_for()
+    assert page.get_by_text("Succeeded").count() == 7
+    picture("a6-checks")
+
+    # The curves of the training.
+    page.goto(f"{site.url}/assets/tiny/policy/dpo?view=events")
+    page.get_by_text("curves").first.wait_for()
+    page.get_by_text("[Show Markdown]").first.click()
+    curves = page.locator("img[src^='data:image/png']").first
+    curves.wait_for()
+    assert curves.evaluate("image => image.naturalWidth") > 300
+    picture("a7-policy")
+
+
+def opened(page: Any, report: Path) -> list[str]:
+    """Open a report from the disk; returns what it asked of any server."""
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(report.as_uri())
+    return [url for url in asked if not url.startswith(("file:", "data:"))]
+
+
+@pytest.mark.slow
+def test_the_report_opens_offline(
+    project: Path, posts: Callable[..., Path], page: Any, picture: Callable[[str], Path]
+) -> None:
+    from pugc_core.recipe import load
+    from pugc_dagster import reports
+    from pugc_dagster.project import recipe_folders
+
+    with execute.instance() as instance:
+        workspace = execute.workspace()
+        execute.ingest(instance, workspace, [str(posts(name, 30)) for name in ("knives", "bread")])
+        recipe = load("scripted", recipe_folders())
+        execute.run(instance, recipe, workspace, to="dataset")
+    page.context.set_offline(True)
+    assert opened(page, Path(reports.write(recipe, workspace))) == []
+    assert page.locator("svg").count() >= 4
+    rows = page.locator("#pairs tbody tr")
+    everything = rows.count()
+    assert everything > 5
+    page.fill("#search", "knives")
+    shown = page.locator("#pairs tbody tr:visible").count()
+    assert 0 < shown < everything
+    assert f"{shown} of {everything} pairs" in page.inner_text("#found")
+    # From a pair to all behind it.
+    page.fill("#search", "")
+    first = rows.first.locator("a")
+    id_ = first.get_attribute("href").removeprefix("#pair-")
+    first.click()
+    whole = page.locator(f"#pair-{id_}")
+    assert whole.evaluate("element => element.open")
+    text = whole.text_content()
+    assert "seed" in text
+    assert "judge@scripted" not in text  # the recipe's own model
+    assert "tiny@scripted" in text
+    assert whole.locator("table").first.locator("tr").count() >= 9  # eight votes and a head
+    picture("report")

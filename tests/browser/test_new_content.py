@@ -1,0 +1,64 @@
+"""Story B, docs/new-content.md: files arrive, change and go; nobody clicks."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pugc_core.workspace import Workspace
+from pugc_dagster import console
+
+PARTITIONS = """{ assetNodeOrError(assetKey: {path: ["tiny", "ugc"]}) { ... on AssetNode {
+  partitionKeys assetPartitionStatuses { ... on DefaultPartitionStatuses { materializedPartitions } } } } }"""
+
+
+@pytest.mark.slow
+def test_a_file_dropped_into_the_inbox_becomes_pairs(site: Any, page: Any, picture: Callable[[str], Path]) -> None:
+    inbox = site.project / "data" / "inbox"
+    inbox.mkdir(parents=True, exist_ok=True)
+    store = Workspace(str(site.project / "data")).store
+
+    def partitions() -> list[str]:
+        return list(site.ask(PARTITIONS)["assetNodeOrError"]["partitionKeys"])
+
+    # Switch it on.
+    page.goto(f"{site.url}/automation")
+    row = page.locator("[class*=VirtualizedTable_row]").filter(has_text="tiny_new_content")
+    row.wait_for()
+    row.locator("label, [role=switch]").last.click()
+    picture("b1-switched-on")
+
+    # A half-written file waits; a whole one becomes a shard, and then pairs.
+    sample = console.samples()[0]
+    content = sample.read_bytes()
+    for path in console.samples()[:2]:
+        shutil.copy(path, inbox / path.name)
+    names = sorted(path.stem for path in console.samples()[:2])
+    site.wait("partitions", lambda: sorted(partitions()) == names, 120)
+    site.wait("pairs", lambda: store.shards("tiny", "pairs") == names, 400)
+    assert len(site.runs("tiny_pairs")) == 1  # two files, one run
+    page.goto(f"{site.url}/assets/tiny/pairs?view=partitions")
+    page.get_by_text(names[0]).first.wait_for()
+    picture("b2-new-shards")
+
+    # A changed file is run again, a removed one retired.
+    changed = content.splitlines(keepends=True)
+    (inbox / sample.name).write_bytes(b"".join(changed[:-3]))
+    before = store.footer("tiny", "ugc", sample.stem)
+    assert before is not None
+
+    def again() -> bool:
+        footer = store.footer("tiny", "ugc", sample.stem)
+        return footer is not None and footer.content != before.content and site.finished("tiny_pairs", least=2)
+
+    site.wait("the changed file", again, 240)
+    (inbox / f"{names[1]}.jsonl").unlink()
+    site.wait("the retired shard", lambda: partitions() == [names[0]], 120)
+    assert len(site.runs("tiny_pairs")) == 2
+    page.goto(f"{site.url}/runs")
+    page.get_by_text("tiny_pairs").first.wait_for()
+    picture("b3-runs")

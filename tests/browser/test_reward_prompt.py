@@ -1,0 +1,86 @@
+"""Story C, docs/reward-prompt.md: the reward prompt changed; what is out of date is seen, made again, and compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pugc_core import runs
+from pugc_core.prompts.rewards import WORDINGS
+from pugc_core.recipe import load
+from pugc_core.workspace import Workspace
+from pugc_dagster import console, execute
+from pugc_dagster.project import recipe_folders
+
+
+@pytest.mark.slow
+def test_edit_see_refresh_compare(site: Any, page: Any, picture: Callable[[str], Path]) -> None:
+    prompt = site.project / "recipes" / "judge.txt"
+    first = WORDINGS["short"].user
+    prompt.write_text(first)
+    (site.project / "recipes" / "mine.toml").write_text('extends = "tiny"\n[rewards]\nprompt = "judge.txt"\n')
+    workspace = Workspace(str(site.project / "data"))
+    with execute.instance() as instance:
+        execute.ingest(instance, workspace, [str(path) for path in console.samples()])
+        execute.run(instance, load("mine", recipe_folders()), workspace, to="dataset")
+
+    def calls() -> dict[str, int]:
+        return {stage: c["made"] for stage, c in runs.last(workspace.calls("mine"))["stages"].items()}
+
+    asked_first = calls()["rewards"]
+
+    # Edit the prompt, reload definitions: the check says what is out of date, and why.
+    prompt.write_text(first.replace("Compare the response", "Compare the response carefully"))
+    page.goto(f"{site.url}/locations/pugc/asset-groups/mine/lineage")
+    page.get_by_role("button", name="Reload definitions").click()
+    page.get_by_text("rewards", exact=True).first.wait_for()
+    for stage in ("rewards", "pairs"):
+        page.goto(f"{site.url}/assets/mine/{stage}?view=checks&checkDetail=up_to_date")
+        said = page.get_by_text("3 of 3 shards out of date: the rewards prompt changed").first
+        for _ in range(8):  # the sensor looks every quarter of a minute
+            try:
+                said.wait_for(timeout=15_000)
+                break
+            except Exception:
+                page.reload()
+        assert said.is_visible(), stage
+        picture(f"c1-out-of-date-{stage}")
+    page.goto(f"{site.url}/assets/mine/dataset?view=checks&checkDetail=up_to_date")
+    page.get_by_text("3 of 3 shards of pairs: the rewards prompt changed").first.wait_for()
+
+    # The job `refresh`, from the launchpad.
+    page.goto(f"{site.url}/locations/pugc/jobs/refresh/playground")
+    editor = page.locator(".CodeMirror").first
+    editor.wait_for()
+    editor.click()
+    page.keyboard.press("Control+A")
+    page.keyboard.insert_text('ops: {what_is_out_of_date: {config: {recipe: "mine"}}}')
+    picture("c2-refresh")
+    page.get_by_role("button", name="Launch Run").click()
+    site.wait("refresh", lambda: site.finished("refresh"), 300)
+    made = calls()
+    assert set(made) == {"rewards", "pairs", "dataset"}
+    assert made["rewards"] >= 0.9 * asked_first
+    assert sum(made.values()) == made["rewards"]  # the judge, and nobody else
+
+    # What the change did.
+    page.goto(f"{site.url}/assets/mine/pairs?view=events")
+    page.get_by_text("pairs flipped").first.wait_for()
+    assert page.get_by_text("mean margin").first.is_visible()
+    picture("c3-what-changed")
+    if page.get_by_text("flipped pairs").count():
+        page.get_by_text("[Show Markdown]").first.click()
+        page.get_by_text("before", exact=True).first.wait_for()
+        picture("c4-flipped")
+        page.keyboard.press("Escape")
+    page.goto(f"{site.url}/assets/mine/rewards?view=checks&checkDetail=up_to_date")
+    page.get_by_text("up to date", exact=True).first.wait_for()
+
+    # The old prompt back costs nothing.
+    prompt.write_text(first)
+    with execute.instance() as instance:
+        execute.refresh(instance, load("mine", recipe_folders()), workspace)
+    assert set(calls().values()) == {0}
