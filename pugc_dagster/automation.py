@@ -65,7 +65,7 @@ def inbox(context: dg.SensorEvaluationContext, workspace: dg.ResourceParam[Works
     return dg.SensorResult(
         dynamic_partitions_requests=requests,
         cursor=json.dumps(seen),
-        skip_reason=dg.SkipReason(f"shards: {reason}" if reason else "nothing new; " + "; ".join(refused)[:500]),
+        skip_reason=dg.SkipReason("; ".join([f"shards: {reason}" if reason else "nothing new", *refused])[:500]),
     )
 
 

@@ -12,6 +12,8 @@ import pytest
 from pugc_core.workspace import Workspace
 from pugc_dagster import console
 
+SENSOR = """{ sensorOrError(sensorSelector: {repositoryName: "__repository__", repositoryLocationName: "pugc",
+  sensorName: "tiny_new_content"}) { ... on Sensor { sensorState { status } } } }"""
 PARTITIONS = """{ assetNodeOrError(assetKey: {path: ["tiny", "ugc"]}) { ... on AssetNode {
   partitionKeys assetPartitionStatuses { ... on DefaultPartitionStatuses { materializedPartitions } } } } }"""
 
@@ -29,7 +31,9 @@ def test_a_file_dropped_into_the_inbox_becomes_pairs(site: Any, page: Any, pictu
     page.goto(f"{site.url}/automation")
     row = page.locator("[class*=VirtualizedTable_row]").filter(has_text="tiny_new_content")
     row.wait_for()
+    page.wait_for_timeout(2000)  # the row is drawn anew when the sensor's state has arrived
     row.locator("label, [role=switch]").last.click()
+    site.wait("the sensor", lambda: site.ask(SENSOR)["sensorOrError"]["sensorState"]["status"] == "RUNNING", 30)
     picture("b1-switched-on")
 
     # A half-written file waits; a whole one becomes a shard, and then pairs.
