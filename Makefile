@@ -1,4 +1,4 @@
-# make demo | test | check | ui: everything needed is installed on the way, into .venv.
+# make demo | test | check | ui | pictures: everything needed is installed on the way, into .venv.
 PYTHON ?= python3.11
 # An extra package index for CPU builds of torch, where the default one gives CUDA builds: see README, "Installing".
 TORCH_INDEX ?=
@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test check ui clean
+.PHONY: install demo test pictures check ui clean
 
 install: $(STAMP)
 
@@ -31,6 +31,10 @@ ui: install
 
 test: install
 	$(BIN)/python -m pytest
+
+# The pictures in docs/, taken by the browser tests; needs chromium.
+pictures: install
+	PUGC_PICTURES=$(CURDIR)/docs/pictures $(BIN)/python -m pytest tests/browser
 
 check: install
 	$(BIN)/ruff format --check .

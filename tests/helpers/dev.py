@@ -23,8 +23,8 @@ def free_port() -> int:
 
 
 @contextmanager
-def dagster_dev(project: Path, port: int = 0) -> Iterator[Callable[..., dict[str, Any]]]:
-    """Gives a function that asks GraphQL."""
+def dagster_dev(project: Path, port: int = 0, stop: int = signal.SIGTERM) -> Iterator[Callable[..., dict[str, Any]]]:
+    """Gives a function that asks GraphQL. At the end the whole group of processes gets the signal `stop`."""
     port = port or free_port()
     env = {k: v for k, v in os.environ.items() if k not in ("DAGSTER_HOME", "PUGC_DATA", "PUGC_RECIPES")}
     log = (project / "dev.log").open("wb")
@@ -58,7 +58,7 @@ def dagster_dev(project: Path, port: int = 0) -> Iterator[Callable[..., dict[str
                 time.sleep(0.5)
         yield ask
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
+        os.killpg(process.pid, stop)
         try:
             process.wait(20)
         except subprocess.TimeoutExpired:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -50,3 +51,33 @@ def test_a_backfill_from_the_web_ui_is_a_few_runs_and_stays(project: Path, posts
     # The web UI is gone; what it recorded is not.
     with execute.instance() as instance:
         assert [r.run_id for r in instance.get_runs()] == [made[0]["runId"]]
+
+
+SENSOR = {
+    "repositoryName": "__repository__",
+    "repositoryLocationName": "pugc",
+    "sensorName": "scripted_new_content",
+}
+START = "mutation($s: SensorSelector!) { startSensor(sensorSelector: $s) { __typename } }"
+
+
+@pytest.mark.slow
+def test_a_killed_daemon_goes_on_where_it_stopped(project: Path, posts: Callable[..., Path]) -> None:
+    """A real daemon, kill -9 between a file's arrival and its pairs, and another daemon after it."""
+    inbox = project / "data" / "inbox"
+    inbox.mkdir(parents=True)
+    store = Workspace(str(project / "data")).store
+    with dagster_dev(project, stop=signal.SIGKILL) as ask:
+        assert ask(START, s=SENSOR)["startSensor"]["__typename"] == "Sensor"
+        (inbox / "a.jsonl").write_bytes(posts("a").read_bytes())
+        time.sleep(20)  # somewhere between its first look and its run
+    (inbox / "b.jsonl").write_bytes(posts("b").read_bytes())
+    with dagster_dev(project) as ask:
+        deadline = time.time() + 240
+        while store.shards("scripted", "pairs") != ["a", "b"]:
+            assert time.time() < deadline, (project / "dev.log").read_text()[-3000:]
+            time.sleep(1)
+        time.sleep(35)  # two more ticks: nothing is left to do
+        runs = ask(RUNS)["runsOrError"]["results"]
+    assert len([run for run in runs if run["status"] == "SUCCESS"]) <= 3
+    assert store.shards("scripted", "pairs") == ["a", "b"]

@@ -1,0 +1,141 @@
+"""Checks in a run: what fails stops what would waste money, and the web UI is told why."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from pugc_core import summary
+from pugc_core.errors import PugcError
+from pugc_core.recipe import Recipe, load
+from pugc_core.workspace import Workspace
+from pugc_dagster import definitions, execute
+from pugc_dagster.project import recipe_folders
+
+
+def recipe() -> Recipe:
+    return load("scripted", recipe_folders())
+
+
+def change(project: Path, toml: str) -> None:
+    file = project / "recipes" / "scripted.toml"
+    file.write_text(file.read_text() + toml)
+
+
+def ingest(instance: dg.DagsterInstance, *files: Path) -> None:
+    execute.ingest(instance, execute.workspace(), [str(f) for f in files])
+
+
+def said(instance: dg.DagsterInstance, stage: str) -> dict[str, Any]:
+    found = {}
+    for name in (spec.name for spec in definitions.of([recipe()]).resolve_asset_graph().asset_check_keys
+                 if spec.asset_key == dg.AssetKey(["scripted", stage])):  # fmt: skip
+        records = instance.event_log_storage.get_asset_check_execution_history(
+            dg.AssetCheckKey(dg.AssetKey(["scripted", stage]), name), limit=1
+        )
+        event = records[0].event if records else None
+        found[name] = event.asset_check_evaluation if event else None
+    return found
+
+
+def test_all_checks_of_all_stages_pass_in_a_sound_run(project: Path, posts: Callable[..., Path]) -> None:
+    with execute.instance() as instance:
+        ingest(instance, posts("a", 20), posts("b", 20))
+        execute.run(instance, recipe(), execute.workspace(), to="dataset")
+        for stage in (*summary.SHARDED, "dataset"):
+            found = said(instance, stage)
+            assert {"schema", "counts", "unique_ids", "up_to_date"} <= found.keys()
+            for name, evaluation in found.items():
+                assert evaluation is not None, (stage, name)
+                assert evaluation.passed, (stage, name, evaluation.description)
+
+
+def test_a_judge_that_cannot_be_understood_stops_the_pairs(project: Path, posts: Callable[..., Path]) -> None:
+    """The scripted judge ends in a score only where the prompt asks for [RESULT]."""
+    (project / "recipes" / "judge.txt").write_text("What do you think of {response} to {instruction}, given {ugc}?")
+    change(project, '[rewards]\nprompt = "judge.txt"\n')
+    store = execute.workspace().store
+    with execute.instance() as instance:
+        ingest(instance, posts("a", 20))
+        for _ in range(2):  # the second time the tables are there, and it is stopped all the same
+            with pytest.raises(Exception, match="parse_rate"):
+                execute.run(instance, recipe(), execute.workspace())
+            assert store.shards("scripted", "rewards") == ["a"]
+            assert store.shards("scripted", "pairs") == []
+        found = said(instance, "rewards")
+        assert not found["parse_rate"].passed
+        assert "0.0% of the answers parsed, fewer than 50%: a/" in found["parse_rate"].description
+        assert not found["votes_complete"].passed
+        assert found["counts"].passed
+
+
+def test_metadata_that_people_look_at(project: Path, posts: Callable[..., Path]) -> None:
+    change(project, "[models.tiny.price]\nprompt = 2.0\ncompletion = 6.0\n")
+    with execute.instance() as instance:
+        ingest(instance, posts("a", 20), posts("b", 20))
+        execute.run(instance, recipe(), execute.workspace(), to="dataset")
+
+        def shown(stage: str) -> dict[str, Any]:
+            event = instance.get_latest_materialization_event(dg.AssetKey(["scripted", stage]))
+            assert event is not None
+            assert event.asset_materialization is not None
+            return {name: value.value for name, value in event.asset_materialization.metadata.items()}
+
+        rewards = shown("rewards")
+        assert "without ties" in rewards["distribution"]
+        tokens = rewards["run/prompt_tokens"], rewards["run/completion_tokens"]
+        assert rewards["run/cost"] == pytest.approx((2 * tokens[0] + 6 * tokens[1]) / 1e6, abs=1e-6)
+        assert rewards["run/shards"] == 2
+        lineage = rewards["dagster/column_lineage"].deps_by_column["reward"]
+        assert {dep.asset_key.path[-1] for dep in lineage} == {"ugc", "instructions", "responses"}
+        assert shown("pairs")["three pairs"].count("chosen (") == 3
+        assert "data:image/png;base64," in shown("dataset")["plots"]
+        # Column lineage names columns that there are.
+        from pugc_core.columns import LINEAGE
+        from pugc_core.records import TABLES
+
+        for stage, columns in LINEAGE.items():
+            assert columns.keys() <= TABLES[stage].columns.keys()
+            for sources in columns.values():
+                assert all(column in TABLES[table].columns for table, column in sources)
+
+
+@pytest.mark.slow
+def test_two_runs_over_one_shard_tear_no_table(project: Path, posts: Callable[..., Path]) -> None:
+    with execute.instance() as instance:
+        ingest(instance, posts("a", 30))
+    command = [sys.executable, "-m", "pugc_dagster", "run", "--recipe", "scripted", "--to", "pairs"]
+    runs = [subprocess.Popen(command, cwd=project, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) for _ in range(2)]
+    errors = [run.communicate(timeout=240)[1] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], errors
+    store = Workspace(str(project / "data")).store
+    for stage in summary.SHARDED:
+        footer = store.footer("scripted", stage, "a")
+        assert footer is not None
+        assert store.read("scripted", stage, "a").height == footer.rows_in
+    assert not list((project / "data").rglob("*.tmp"))
+    found = said_stale(project)
+    assert found == {}
+
+
+def said_stale(project: Path) -> dict[str, Any]:
+    from pugc_core.staleness import survey
+
+    workspace = Workspace(str(project / "data"))
+    found = survey(recipe(), recipe().stages(workspace.source), workspace)
+    return {stage: found.outdated(stage) for stage in found.stages if found.outdated(stage)}
+
+
+def test_a_run_for_a_recipe_that_vanished_says_so(project: Path, posts: Callable[..., Path]) -> None:
+    with execute.instance() as instance:
+        ingest(instance, posts("a"))
+        job = definitions.of(definitions.recipes()).resolve_job_def("refresh")
+        config = {"ops": {"what_is_out_of_date": {"config": {"recipe": "gone"}}}}
+        with pytest.raises(PugcError, match="no recipe 'gone'"):
+            job.execute_in_process(instance=instance, run_config=config)
