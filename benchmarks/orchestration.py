@@ -1,6 +1,6 @@
 """What Dagster and the tables cost per shard and stage: the whole chain to `dataset` with the scripted engine.
 
-    .venv/bin/python benchmarks/orchestration.py --shards 200 --posts 10
+    .venv/bin/python benchmarks/orchestration.py --shards 50 200 500 --posts 10
 
 Prints wall and CPU seconds of `pugc run` in a fresh project, of the same command again, and both per shard and stage.
 """
@@ -45,28 +45,35 @@ def run(project: Path) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--shards", type=int, default=200)
+    parser.add_argument("--shards", type=int, nargs="+", default=[200])
     parser.add_argument("--posts", type=int, default=10)
+    parser.add_argument("--once", action="store_true", help="without the same again")
+    parser.add_argument("--keep", type=Path, help="an empty folder for the project, left as it is at the end")
     options = parser.parse_args()
+    for shards in options.shards:
+        measure(shards, options)
+
+
+def measure(shards: int, options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        project = Path(folder)
-        (project / "recipes").mkdir()
+        project = Path(options.keep or folder)
+        (project / "recipes").mkdir(parents=True)
         (project / "recipes" / "scripted.toml").write_text(RECIPE)
         for name in ("dagster.yaml", "workspace.yaml"):
             shutil.copy(ROOT / name, project)
         inbox = project / "data" / "inbox"
         inbox.mkdir(parents=True)
-        for number in range(options.shards):
+        for number in range(shards):
             write_shard(inbox, number, options.posts)
-        for name in ("first run", "same again"):
+        for name in ("first run", "same again")[: 1 if options.once else 2]:
             cost = run(project)
-            per_shard = cost["wall_s"] / options.shards
+            per_shard = cost["wall_s"] / shards
             figures = {
                 **cost,
                 "s_per_shard": round(per_shard, 3),
                 "ms_per_shard_stage": round(1000 * per_shard / STAGES, 1),
             }
-            print(f"{name}, {options.shards} shards of {options.posts} posts: {json.dumps(figures)}", flush=True)
+            print(f"{name}, {shards} shards of {options.posts} posts: {json.dumps(figures)}", flush=True)
 
 
 if __name__ == "__main__":

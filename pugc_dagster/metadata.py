@@ -1,5 +1,6 @@
 """What the web UI shows of a stage's tables: numbers and samples per shard, distributions over a run's shards."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -133,6 +134,7 @@ def cell(value: Any, most: int = _CELL) -> str:
     """A value on one line of a Markdown table, cut when long. Users' text never becomes markup."""
     text = " ".join(str(value if value is not None else "").split())
     text = text if len(text) <= most else text[: most - 1] + "…"
+    text = re.sub(r"(\S{60})", "\\1\u200b", text)  # so that it can be broken into lines
     for mark in "\\|`*_<>[]#~$":
         text = text.replace(mark, f"\\{mark}" if mark not in "<>" else {"<": "&lt;", ">": "&gt;"}[mark])
     return text
