@@ -182,3 +182,19 @@ def test_a_file_that_just_changed_is_not_trusted(tmp_path: Path) -> None:
     assert len(read) == 3
     remember(written + 10)
     assert len(read) == 3
+
+
+@pytest.mark.parametrize("place", ["s3_root", "memory_root"])
+def test_on_object_stores_too(place: str, request: pytest.FixtureRequest) -> None:
+    chain = Chain(request.getfixturevalue(place), scripted_recipe())
+    for shard in ("a", "b"):
+        chain.put(shard, posts(6, start=ord(shard)))
+    chain.run()
+    assert stale(look(chain)) == stale(look(chain)) == {}
+    chain.put("b", posts(6, start=700))
+    found = look(chain)
+    assert {stage: set(whys) for stage, whys in stale(found).items() if stage != "dataset"} == {
+        stage: {"b"} for stage in SHARDED
+    }
+    storage.delete(chain.workspace.source("a"))
+    assert set(look(chain).stages["ugc"]) == {"b"}
