@@ -10,6 +10,7 @@ import polars as pl
 from pydantic import Field
 
 from pugc_core.config import Config
+from pugc_core.errors import CheckFailed, StorageError
 from pugc_core.measures import Measures, parse_rate, total
 from pugc_core.records import TABLES
 from pugc_core.tables import Footer, Store
@@ -57,12 +58,13 @@ class Tables:
     def measures(self) -> Measures:
         return total(footer.measures for footer in self.footers.values())
 
-    def rows(self, wanted: pl.Expr, *, made: bool = False) -> tuple[str, ...]:
-        """Shard and id of the first rows for which `wanted` holds."""
+    def rows(self, wanted: pl.Expr) -> tuple[str, ...]:
+        """Shard and id of the first rows for which `wanted` holds. Only the columns that it needs are read."""
         key = TABLES[self.stage].key
+        columns = list(dict.fromkeys([key, *wanted.meta.root_names()]))
         found: list[str] = []
-        for shard in self.made if made else self.footers:
-            table = self.store.read(self.recipe, self.stage, shard)
+        for shard in self.footers:
+            table = self.store.read(self.recipe, self.stage, shard, columns)
             found += [f"{shard}/{value}" for value in table.filter(wanted)[key].head(NAMED).to_list()]
             if len(found) >= NAMED:
                 break
@@ -72,8 +74,8 @@ class Tables:
 def schema(tables: Tables) -> Result:
     """The columns on disk are those of the stage's table."""
     wanted = list(TABLES[tables.stage].columns)
-    wrong = [shard for shard in tables.made if tables.store.columns(tables.recipe, tables.stage, shard) != wanted]
-    return Result("schema", not wrong, _of(wrong, tables.made, "have other columns"), tuple(wrong[:NAMED]))
+    wrong = [shard for shard in tables.footers if tables.store.columns(tables.recipe, tables.stage, shard) != wanted]
+    return Result("schema", not wrong, _of(wrong, tables.footers, "have other columns"), tuple(wrong[:NAMED]))
 
 
 def counts(tables: Tables) -> Result:
@@ -81,7 +83,7 @@ def counts(tables: Tables) -> Result:
     wrong = [s for s, f in tables.footers.items() if f.rows_in != f.kept + sum(f.dropped.values())]
     before = {"quality": "ugc", "relevance": "instructions", "rewards": "responses"}.get(tables.stage)
     for shard, footer in tables.footers.items() if before else ():
-        source = tables.store.footer(tables.recipe, str(before), shard)
+        source = _footer(tables, str(before), shard)
         # An older table is the business of `up_to_date`.
         if source and source.content == footer.inputs.get(str(before)) and source.kept != footer.rows_in:
             wrong.append(shard)
@@ -91,7 +93,7 @@ def counts(tables: Tables) -> Result:
 def unique_ids(tables: Tables) -> Result:
     """No two kept rows of a table have the same id."""
     key = TABLES[tables.stage].key
-    rows = tables.rows(pl.col("keep") & pl.col(key).is_duplicated().over("keep"), made=True)
+    rows = tables.rows(pl.col("keep") & pl.col(key).is_duplicated().over("keep"))
     return Result("unique_ids", not rows, "an id is there twice" if rows else "every id is there once", rows)
 
 
@@ -120,7 +122,7 @@ def votes_complete(tables: Tables) -> Result:
 
 def distinct_texts(tables: Tables) -> Result:
     """Chosen and rejected never say the same."""
-    rows = tables.rows(pl.col("keep") & (pl.col("chosen") == pl.col("rejected")), made=True)
+    rows = tables.rows(pl.col("keep") & (pl.col("chosen") == pl.col("rejected")))
     return Result(
         "distinct_texts", not rows, "chosen equals rejected" if rows else "chosen differs from rejected", rows
     )
@@ -135,9 +137,7 @@ def drift(tables: Tables) -> Result:
         place = names.index(shard) if shard in names else 0
         if not place:
             continue
-        earlier = tables.footers.get(names[place - 1]) or tables.store.footer(
-            tables.recipe, tables.stage, names[place - 1]
-        )
+        earlier = tables.footers.get(names[place - 1]) or _footer(tables, tables.stage, names[place - 1])
         if earlier is None:
             continue
         this = tables.footers[shard]
@@ -148,6 +148,13 @@ def drift(tables: Tables) -> Result:
             found.append(f"{shard} after {names[place - 1]}: {what}")
     words = "; ".join(found[:NAMED]) or "no shard differs much from the one before it"
     return Result("drift", not found, words, tuple(found[:NAMED]))
+
+
+def _footer(tables: Tables, stage: str, shard: str) -> Footer | None:
+    try:
+        return tables.store.footer(tables.recipe, stage, shard)
+    except StorageError:  # a damaged neighbour is not this run's business
+        return None
 
 
 def _share_difference(a: Footer, b: Footer) -> float:
@@ -186,6 +193,17 @@ CHECKS: Mapping[str, Callable[[Tables], Result]] = {
 }
 WARN = frozenset({"drift"})
 """Checks that warn; the others stop the stages after them."""
+
+
+def gate(tables: Tables) -> None:
+    """Raise CheckFailed where a stage's answers are too poor for the stages after it, whenever they were made."""
+    for name in ("parse_rate", "votes_complete"):
+        if name in of(tables.stage) and not (found := CHECKS[name](tables)).passed:
+            raise CheckFailed(
+                f"{tables.stage}: {name}: {found.words}; for example {', '.join(found.rows)}",
+                fix=f"read what the model said (pugc export {tables.stage}.jsonl --what {tables.stage} --all "
+                f"--recipe {tables.recipe}); mend the prompt, or lower the threshold in [checks]",
+            )
 
 
 def of(stage: str) -> tuple[str, ...]:

@@ -41,6 +41,10 @@ class SourceError(PugcError):
     """A file of posts cannot be read at all."""
 
 
+class CheckFailed(PugcError):
+    """What has come so far is not good enough for a stage to spend anything on it."""
+
+
 class StorageError(PugcError):
     """A table or a ledger part cannot be read or written."""
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+POINTS = 3000
+"""Most points of a scatter plot."""
 BLUE, GREEN, RED, ORANGE, GREY = "#4c6ef5", "#2f9e44", "#e03131", "#e8590c", "#adb5bd"
 
 
@@ -112,6 +114,8 @@ def _lengths(ax: Axes, kept: pl.DataFrame) -> None:
     frame = kept.select(
         *(pl.col(s).list.get(0).struct.field("content").str.len_chars().alias(s) for s in ("chosen", "rejected"))
     )
+    if frame.height > POINTS:
+        frame = frame.sample(POINTS, seed=0)
     ax.scatter(frame["rejected"].to_list(), frame["chosen"].to_list(), s=6, alpha=0.5, color=BLUE)
     most = max([1, *frame["chosen"].to_list(), *frame["rejected"].to_list()])
     ax.plot([0, most], [0, most], color=GREY, linewidth=1)

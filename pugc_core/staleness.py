@@ -175,12 +175,7 @@ def to_refresh(found: Survey, stages: Sequence[str]) -> tuple[list[str], list[st
     any shard has come. Shards that were never begun are no business of a refresh."""
     furthest = max((i for i, stage in enumerate(stages) if found.made[stage]), default=-1)
     used = stages[: furthest + 1]
-    unbegun = set(found.missing(stages[0]))
+    unbegun = set.intersection(*(set(found.missing(stage)) for stage in stages))
     todo = {stage: found.stages[stage].keys() - unbegun for stage in used}
     first = next((i for i, stage in enumerate(used) if todo[stage]), len(used))
     return list(used[first:]), sorted({shard for shards in todo.values() for shard in shards})
-
-
-def is_content(why: str) -> bool:
-    """Whether a table is out of date because of what came in, and not because somebody changed the recipe."""
-    return why in (MISSING, FILE_CHANGED, UNFINISHED) or why.startswith(_MADE_AGAIN)

@@ -121,6 +121,8 @@ class _Tables:
         self._known: dict[tuple[str, str], pl.DataFrame] = {}
 
     def read(self, stage: str, shard: str) -> pl.DataFrame:
+        if any(other != shard for _, other in self._known):
+            self._known.clear()
         if (stage, shard) not in self._known:
             self._known[stage, shard] = self._store.read(self._recipe, stage, shard)
         return self._known[stage, shard]
@@ -138,6 +140,12 @@ def _behind(tables: _Tables, recipe: str, shard: str, pair: dict[str, Any]) -> d
 
     instruction_id = pair["instruction_id"]
     responses = tables.read("responses", shard).filter(pl.col("instruction_id") == instruction_id)
+    there = set(responses["response_id"])
+    if not {pair["chosen_response_id"], pair["rejected_response_id"]} <= there:
+        raise StorageError(
+            f"pair {pair['pair_id']} is older than the table responses of its shard {shard}",
+            fix=f"pugc run --recipe {recipe} --shard {shard}",
+        )
     votes = tables.read("rewards", shard).drop("instruction_id", "keep", "drop_reason")
     return {
         "pair": pair,

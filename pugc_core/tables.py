@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 
@@ -158,13 +158,14 @@ class Store:
         except _DAMAGE:
             return []
 
-    def read(self, recipe: str, stage: str, shard: str) -> pl.DataFrame:
-        """The rows of a table. Raises StorageError when there is none or it is damaged."""
+    def read(self, recipe: str, stage: str, shard: str, columns: Sequence[str] | None = None) -> pl.DataFrame:
+        """The rows of a table, all columns or those named. Raises StorageError when there is none or it is damaged."""
         path = self.path(recipe, stage, shard)
         try:
-            arrow = pq.read_table(io.BytesIO(storage.read(path)), page_checksum_verification=True)
+            arrow = pq.read_table(io.BytesIO(storage.read(path)), page_checksum_verification=True, columns=columns)
             frame = pl.DataFrame(arrow.replace_schema_metadata(None))
-            return frame.cast(dict(TABLES[stage].schema))  # type: ignore[arg-type]
+            schema = TABLES[stage].schema
+            return frame.cast({name: schema[name] for name in columns or schema})
         except FileNotFoundError:
             raise StorageError(
                 f"no table {stage} for shard {shard} of recipe {recipe} ({path})",

@@ -8,7 +8,8 @@ is out of date.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+import zoneinfo
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
@@ -18,15 +19,16 @@ from dagster._utils.schedules import is_valid_cron_schedule
 from pugc_core import staleness, storage
 from pugc_core.config import digest
 from pugc_core.errors import PugcError, RecipeError
-from pugc_core.recipe import Recipe
+from pugc_core.recipe import Recipe, load
+from pugc_core.stages.dataset import ALL
 from pugc_core.summary import SHARDED
 from pugc_core.training import lineage
 from pugc_core.workspace import Workspace
 from pugc_dagster import checks
 from pugc_dagster.partitions import SHARDS_PER_RUN, partitions_name, shards, stretches
-from pugc_dagster.stages.base import RUN_TAG, key
+from pugc_dagster.project import recipe_folders
+from pugc_dagster.stages.base import RECIPE_TAG, RUN_TAG, key
 
-NEW_CONTENT_TAG = "pugc/new_content"
 _UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
@@ -89,15 +91,15 @@ def new_content(recipe: Recipe) -> tuple[Any, dg.SensorDefinition]:
         description=f"Recipe {recipe.name}: runs shards that are new or whose file changed, down to pairs, in batches.",
     )
     def sensor(context: dg.SensorEvaluationContext, workspace: dg.ResourceParam[Workspace]) -> dg.SensorResult:
-        filters = dg.RunsFilter(statuses=_UNFINISHED, tags={NEW_CONTENT_TAG: recipe.name})
+        filters = dg.RunsFilter(statuses=_UNFINISHED, tags={RECIPE_TAG: recipe.name})
         if running := context.instance.get_runs_count(filters):
-            return _skip(f"{running} runs of new content are not finished", context.cursor)
+            return _skip(f"{running} runs of this recipe are not finished", context.cursor)
         memory = json.loads(context.cursor) if context.cursor else {}
-        tried: dict[str, str] = memory.get("tried", {})
         seen: dict[str, str] = memory.get("seen", {})
         known = context.instance.get_dynamic_partitions(partitions_name())
-        states = new_shards(recipe, workspace)
+        states = new_shards(recipe.name, workspace)
         wanting = {shard: states[shard] for shard in known if shard in states}
+        tried = {shard: state for shard, state in memory.get("tried", {}).items() if shard in wanting}
         # Seen alike at two ticks, a file is whole. What a run got no further with waits for its file to change.
         todo = [shard for shard, state in wanting.items() if seen.get(shard) == state and tried.get(shard) != state]
         cursor = {"round": memory.get("round", 0) + bool(todo), "seen": wanting, "tried": tried}
@@ -105,7 +107,7 @@ def new_content(recipe: Recipe) -> tuple[Any, dg.SensorDefinition]:
             stuck = sum(tried.get(shard) == state for shard, state in wanting.items())
             words = (
                 f"{len(wanting) - stuck} shards are looked at once more" if len(wanting) > stuck else "",
-                f"{stuck} shards got no further, see their last run; `refresh` tries them again" if stuck else "",
+                f"{stuck} shards got no further, see their last run; `pugc run` tries them again" if stuck else "",
             )
             return _skip("; ".join(filter(None, words)) or "every shard has its pairs", json.dumps(cursor))  # fmt: skip
         requests = [
@@ -115,7 +117,7 @@ def new_content(recipe: Recipe) -> tuple[Any, dg.SensorDefinition]:
                 tags={
                     ASSET_PARTITION_RANGE_START_TAG: batch[0],
                     ASSET_PARTITION_RANGE_END_TAG: batch[-1],
-                    NEW_CONTENT_TAG: recipe.name,
+                    RECIPE_TAG: recipe.name,
                     RUN_TAG: f"{recipe.name} {cursor['round']}",
                 },
             )
@@ -131,25 +133,34 @@ def _skip(words: str, cursor: str | None) -> dg.SensorResult:
     return dg.SensorResult(skip_reason=dg.SkipReason(words), cursor=cursor)
 
 
-def new_shards(recipe: Recipe, workspace: Workspace) -> dict[str, str]:
+def new_shards(recipe: str, workspace: Workspace) -> dict[str, str]:
     """Shards without pairs of their present file, with how far they are: the file's hash and the first stage to make.
 
-    A changed prompt makes no shard new: what is out of date for such a reason waits for `refresh`.
+    A changed prompt or threshold makes no shard new: what is out of date for such a reason waits for `refresh`.
     """
-    stages = recipe.stages(workspace.source)
-    found = staleness.survey(recipe, {name: stages[name] for name in SHARDED}, workspace)
-    hashes = workspace.source_hashes()
+    footers = {stage: workspace.store.footers(recipe, stage) for stage in SHARDED}
     new: dict[str, str] = {}
-    for stage in SHARDED:
-        for shard, why in found.stages[stage].items():
-            if shard not in new and staleness.is_content(why):
-                new[shard] = f"{hashes[shard]} {stage}"
+    for shard, source in workspace.source_hashes().items():
+        tables = {stage: footers[stage].get(shard) for stage in SHARDED}
+        ugc = tables["ugc"]
+        if ugc is None or ugc.inputs.get("source") != source:
+            new[shard] = f"{source} ugc"
+            continue
+        for stage, table in tables.items():
+            # Made from the posts of another file, or, which costs nothing to mend, pairs of other rewards.
+            rewards = tables["rewards"]
+            other = table is None or table.inputs.get("ugc", ugc.content) != ugc.content
+            if other or (stage == "pairs" and table and rewards and table.inputs.get("rewards") != rewards.content):
+                new[shard] = f"{source} {stage}"
+                break
     return new
 
 
 def nightly(recipe: Recipe) -> tuple[Any, dg.ScheduleDefinition]:
     """The job from pairs to policies and report, and its schedule."""
     cron = recipe.automation.nightly
+    if recipe.automation.timezone not in zoneinfo.available_timezones():
+        raise RecipeError(f"no timezone {recipe.automation.timezone!r}", fix='timezone = "Europe/Berlin"')
     if not is_valid_cron_schedule(cron):
         raise RecipeError(f"automation.nightly = {cron!r} is not a cron expression", fix='nightly = "0 3 * * *"')
     job = dg.define_asset_job(
@@ -187,6 +198,10 @@ def new_pairs(recipe: Recipe, workspace: Workspace) -> int:
     """Pairs in shards that the policy that has seen least of them was not trained on."""
     inbox = workspace.shards()
     footers = workspace.store.footers(recipe.name, "pairs")
+    if not recipe.training.objectives:
+        dataset = workspace.store.footers(recipe.name, "dataset").get(ALL)
+        seen = {"pairs": dict(dataset.inputs)} if dataset else None
+        return lineage.unseen(seen, {s: (f.content, f.kept) for s, f in footers.items() if s in inbox})
     pairs = {shard: (footer.content, footer.kept) for shard, footer in footers.items() if shard in inbox}
     folders = (workspace.policy(recipe.name, objective) for objective in recipe.training.objectives)
     return max((lineage.unseen(lineage.recorded(folder), pairs) for folder in folders), default=0)
@@ -232,30 +247,46 @@ def up_to_date(recipes: Sequence[Recipe]) -> dg.SensorDefinition:
         description="Compares every table with what would be made now, and says so in the checks `up_to_date`.",
     )
     def sensor(context: dg.SensorEvaluationContext, workspace: dg.ResourceParam[Workspace]) -> dg.SensorResult:
-        said: dict[str, str] = json.loads(context.cursor) if context.cursor else {}
         events: list[dg.AssetCheckEvaluation] = []
         for recipe in recipes:
             if not workspace.store.shards(recipe.name, "ugc"):
                 continue
             try:
-                found = staleness.survey(recipe, recipe.stages(workspace.source), workspace)
+                now = _as_it_is(recipe)
+                found = staleness.survey(now, now.stages(workspace.source), workspace)
             except PugcError as err:
                 context.log.warning(f"recipe {recipe.name}: {err}")
                 continue
-            for stage in found.stages:
-                asset, sentence = key(recipe, *stage.split("/")), found.sentence(stage)
-                name = asset.to_user_string()
-                if not found.made[stage] or said.get(name) == sentence:
-                    continue
-                said[name] = sentence
-                events.append(_evaluation(checks.up_to_date(asset, stage, found)))
-        return dg.SensorResult(
-            asset_events=events,
-            cursor=json.dumps(said),
-            skip_reason=None if events else dg.SkipReason("nothing to say that was not said"),
-        )
+            assets = {stage: key(recipe, *stage.split("/")) for stage in found.stages}
+            said = _said(context.instance, assets.values())
+            events += [
+                _evaluation(checks.up_to_date(asset, stage, found))
+                for stage, asset in assets.items()
+                if said.get(asset) != found.sentence(stage) and (found.made[stage] or asset in said)
+            ]
+        skip = None if events else dg.SkipReason("nothing to say that was not said")
+        return dg.SensorResult(asset_events=events, skip_reason=skip)
 
     return sensor
+
+
+def _as_it_is(recipe: Recipe) -> Recipe:
+    """The recipe as its file says now: it may have been edited since this process began."""
+    folders = recipe_folders()
+    own = any((folder / f"{recipe.name}.toml").is_file() for folder in folders)
+    return load(recipe.name, folders) if own else recipe
+
+
+def _said(instance: dg.DagsterInstance, assets: Iterable[dg.AssetKey]) -> dict[dg.AssetKey, str]:
+    """What the checks said last, whoever evaluated them."""
+    said = {}
+    for asset in assets:
+        check = dg.AssetCheckKey(asset, checks.UP_TO_DATE)
+        records = instance.event_log_storage.get_asset_check_execution_history(check, limit=1)
+        event = records[0].event if records else None
+        if event and (result := event.asset_check_evaluation):
+            said[asset] = result.description or ""
+    return said
 
 
 def _evaluation(result: dg.AssetCheckResult) -> dg.AssetCheckEvaluation:

@@ -7,18 +7,19 @@ import os
 import re
 import socket
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
+from dagster._core.errors import DagsterAssetCheckFailedError
 from dagster._core.storage.tags import (  # the tags that the backfill daemon itself gives a run over a range
     ASSET_PARTITION_RANGE_END_TAG,
     ASSET_PARTITION_RANGE_START_TAG,
 )
 
 from pugc_core import staleness, storage
-from pugc_core.errors import PugcError, RecipeError, SourceError
+from pugc_core.errors import CheckFailed, PugcError, RecipeError, SourceError
 from pugc_core.recipe import BUNDLED, Recipe
 from pugc_core.stages import sources
 from pugc_core.stages.split import Part, split
@@ -29,7 +30,7 @@ from pugc_core.tables import file_hash
 from pugc_core.workspace import Workspace
 from pugc_dagster import definitions, project
 from pugc_dagster.partitions import partitions_name, stretches
-from pugc_dagster.stages.base import RUN_TAG
+from pugc_dagster.stages.base import RECIPE_TAG, RUN_TAG
 
 log = logging.getLogger("pugc")
 _PROCESS_TAG = "pugc/process"
@@ -190,7 +191,10 @@ def refresh(
         note(f"{', '.join(stages)} for {len(shards)} shards: {', '.join(shards[:10])}{' ...' if shards[10:] else ''}")
     if rest:
         note(f"then {', '.join(rest)}")
-    _run(found, recipe, workspace, [*stages, *rest], set(shards), {"pugc/refresh": parent} if parent else {})
+    # Shards between them that are up to date may be passed through: a table that is there costs next to nothing.
+    current = {s for s in workspace.shards() if not any(s in before.stages[stage] for stage in SHARDED)}
+    tags = {"pugc/refresh": parent} if parent else {}
+    _run(found, recipe, workspace, [*stages, *rest], set(shards), tags, bridges=current)
     return before
 
 
@@ -201,16 +205,17 @@ def _run(
     stages: Sequence[str],
     wanted: set[str],
     tags: Mapping[str, str],
+    bridges: Collection[str] = (),
 ) -> None:
     """The sharded ones of `stages` over the shards `wanted`, then the others."""
     known = list(found.get_dynamic_partitions(partitions_name()))
-    tags = {**tags, RUN_TAG: uuid.uuid4().hex[:12]}
+    tags = {**tags, RUN_TAG: uuid.uuid4().hex[:12], RECIPE_TAG: recipe.name}
     sharded = [stage for stage in stages if stage in SHARDED]
     failure: PugcError | None = None
     failed: PugcError | None = None
     for attempt in range(2):
         failed = None
-        for stretch in stretches(known, wanted):
+        for stretch in stretches(known, wanted, bridges=bridges):
             ends = {ASSET_PARTITION_RANGE_START_TAG: stretch[0], ASSET_PARTITION_RANGE_END_TAG: stretch[-1]}
             try:
                 _execute(found, recipe, sharded, {**tags, **ends})
@@ -256,7 +261,25 @@ def _execute(found: dg.DagsterInstance, recipe: Recipe, stages: Sequence[str], t
             run_config={"loggers": {"console": {"config": {"log_level": os.environ.get("PUGC_LOG", "CRITICAL")}}}},
         )
     except Exception as err:
-        raise _cause(err) or err from err
+        raise _cause(err) or _blocked(found, err) or err from err
+
+
+def _blocked(found: dg.DagsterInstance, err: Exception) -> PugcError | None:
+    """The blocking checks that stopped a run, with what they found."""
+    if not isinstance(err, DagsterAssetCheckFailedError):
+        return None
+    said = []
+    for line in str(err).splitlines()[1:]:
+        asset, _, names = line.partition(": ")
+        for name in names.split(","):
+            key = dg.AssetCheckKey(dg.AssetKey.from_user_string(asset), name)
+            records = found.event_log_storage.get_asset_check_execution_history(key, limit=1)
+            event = records[0].event if records else None
+            result = event.asset_check_evaluation if event else None
+            said.append(f"{asset}: {name}: {result.description if result else 'failed'}")
+    return CheckFailed(
+        "; ".join(said), fix="read those rows; mend the prompt, or change the threshold in the recipe's [checks]"
+    )
 
 
 def in_the_web_ui(recipe: Path) -> bool:

@@ -135,6 +135,7 @@ def cell(value: Any, most: int = _CELL) -> str:
     text = " ".join(str(value if value is not None else "").split())
     text = text if len(text) <= most else text[: most - 1] + "…"
     text = re.sub(r"(\S{60})", "\\1\u200b", text)  # so that it can be broken into lines
+    text = text.replace("&", "&amp;").replace("://", ":\u200b//").replace("www.", "www\u200b.")  # no live links
     for mark in "\\|`*_<>[]#~$":
         text = text.replace(mark, f"\\{mark}" if mark not in "<>" else {"<": "&lt;", ">": "&gt;"}[mark])
     return text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import dagster as dg
 
@@ -21,15 +21,28 @@ def partitions_name() -> str:
     return shards.name
 
 
-def stretches(known: Sequence[str], wanted: Iterable[str], most: int = 0) -> Iterator[list[str]]:
+BRIDGE = 50
+"""Shards that are passed through rather than beginning another run, which costs seconds and may load a model."""
+
+
+def stretches(
+    known: Sequence[str], wanted: Iterable[str], most: int = 0, bridges: Collection[str] = ()
+) -> Iterator[list[str]]:
     """The wanted shards in stretches of the order in which partitions were added: a Dagster run covers one. As few as
-    cover them, and with `most` none longer than that."""
-    chosen, stretch = set(wanted), list[str]()
+    cover them, and with `most` none longer than that. Up to BRIDGE shards in a row that are among `bridges` may lie
+    between two wanted ones."""
+    chosen, stretch, passed = set(wanted), list[str](), list[str]()
     for shard in known:
-        if stretch and (shard not in chosen or len(stretch) == most):
-            yield stretch
-            stretch = []
         if shard in chosen:
-            stretch.append(shard)
+            if len(stretch) == most > 0:
+                yield stretch
+                stretch, passed = [], []
+            stretch += [*passed, shard] if stretch else [shard]
+            passed = []
+        elif stretch and shard in bridges and len(passed) < BRIDGE:
+            passed.append(shard)
+        elif stretch:
+            yield stretch
+            stretch, passed = [], []
     if stretch:
         yield stretch

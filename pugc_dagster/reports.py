@@ -41,6 +41,7 @@ def _content(recipe: Recipe, workspace: Workspace) -> dict[str, Any]:
         objective: _training(Path(workspace.policy(name, objective)) / "training.json")
         for objective in recipe.training.objectives
     }
+    whole = _whole(recipe, workspace, kept.head(WHOLE))
     counted = summary.funnel(store, name, shards)
     judged = summary.measured(store, name, "rewards", shards)
     return {
@@ -52,7 +53,9 @@ def _content(recipe: Recipe, workspace: Workspace) -> dict[str, Any]:
         "calls": runs.last(workspace.calls(name)).get("stages", {}),
         "pairs": [_row(pair) for pair in kept.head(LISTED).iter_rows(named=True)],
         "total": kept.height,
-        "whole": _whole(recipe, workspace, kept.head(WHOLE)),
+        "whole": whole,
+        "behind": {behind["pair"]["pair_id"] for behind in whole},
+        "left_out": min(WHOLE, kept.height) - len(whole),
         "policies": {objective: record for objective, record in policies.items() if record},
         "pictures": _pictures(recipe, workspace, kept, judged, counted, policies, shards),
     }

@@ -9,7 +9,7 @@ import dagster as dg
 
 from pugc_core import runs
 from pugc_core.changes import Change, compare
-from pugc_core.checks import Tables
+from pugc_core.checks import Tables, gate
 from pugc_core.config import digest
 from pugc_core.dispatch import Calls
 from pugc_core.engines import EngineHost
@@ -31,6 +31,8 @@ from pugc_dagster.partitions import EVERY_SHARDS_RUN, shards
 
 RUN_TAG = "pugc/run"
 """Shared by the Dagster runs that one command started; what they ask of models counts as one run."""
+RECIPE_TAG = "pugc/recipe"
+"""On runs that `pugc` and the sensors start."""
 _TYPES = {
     "String": "string",
     "Boolean": "bool",
@@ -72,10 +74,20 @@ def stage_asset(recipe: Recipe, stage: Stage, sentence: str, *, kinds: Sequence[
     def asset(context: dg.AssetExecutionContext, **tables: Mapping[str, Loaded]) -> Any:
         names = context.partition_keys
         seen = Seen(context.resources.workspace, recipe, stage)
+        for name in stage.inputs:
+            gate(seen.tables(name, _footers(tables[name]), made=[]))
         yield dg.Output(ShardStream(stream(context, seen, names, tables)))
         yield from seen.check_results()
 
     return asset
+
+
+def _footers(tables: Mapping[str, Loaded]) -> dict[str, Footer]:
+    found = {}
+    for shard, table in tables.items():
+        with contextlib.suppress(StorageError):  # the pass says of each shard what is missing
+            found[shard] = table.footer
+    return found
 
 
 class Seen:
@@ -112,27 +124,22 @@ class Seen:
         """Metadata that all shards of the run share."""
         asked = calls if self.stage.role else None
         change = self.change if self.stage.name == "pairs" else None
-        if not self.samples and self.footers:  # nothing was made: show what is there
-            first = self.workspace.store.read(self.recipe.name, self.stage.name, next(iter(self.footers)))
-            self.samples = metadata.sample(self.stage.name, first)
+        if not self.made and self.footers and self.stage.name != "dataset":  # show what is there
+            with contextlib.suppress(StorageError):
+                first = self.workspace.store.read(self.recipe.name, self.stage.name, next(iter(self.footers)))
+                self.samples = metadata.sample(self.stage.name, first)
         return metadata.of_run(
             self.recipe, self.stage.name, self.footers.values(), asked, self.price, change, self.samples
         )
 
+    def tables(self, stage: str, footers: Mapping[str, Footer], made: Sequence[str]) -> Tables:
+        """What checks look at: a stage's tables of this run."""
+        recipe = self.recipe
+        return Tables(self.workspace.store, recipe.name, stage, footers, made, recipe.checks, recipe.rewards.n)
+
     def check_results(self) -> Iterator[dg.AssetCheckResult]:
         asset, name = key(self.recipe, self.stage.name), self.stage.name
-        yield from checks.results(
-            asset,
-            Tables(
-                self.workspace.store,
-                self.recipe.name,
-                name,
-                self.footers,
-                self.made,
-                self.recipe.checks,
-                self.recipe.rewards.n,
-            ),
-        )
+        yield from checks.results(asset, self.tables(name, self.footers, made=self.made))
         found = survey(self.recipe, self.recipe.stages(self.workspace.source), self.workspace, to=name)
         yield checks.up_to_date(asset, name, found)
 

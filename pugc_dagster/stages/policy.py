@@ -73,8 +73,9 @@ def _policy(recipe: Recipe, objective: str) -> dg.AssetsDefinition:
         else:
             host.close()  # the models that made the data give the memory to the training
             summary = _train(context, recipe, objective, workspace, out)
-            lineage.record(str(out), wanted, dict(footer.inputs) if footer else {})
             reused = False
+        # Also where nothing was trained: other shards may have given the same data set.
+        lineage.record(str(out), wanted, dict(footer.inputs) if footer else {})
         picture = base64.b64encode(plots.png(plots.curves(summary.curve, objective))).decode()
         return dg.MaterializeResult(
             metadata={

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 from helpers.chain import Chain, posts, scripted_recipe
 
-from pugc_core import checks, measures, summary
+from pugc_core import checks, measures, storage, summary
 from pugc_core.changes import Change, compare
 from pugc_core.checks import ChecksConfig, Tables
 from pugc_core.engines.base import Request
@@ -108,6 +108,16 @@ def test_a_shard_that_differs_from_the_one_before_it(chain: Chain) -> None:
     )
     rewrite(chain, "quality", "b", scores)
     assert not checks.drift(tables(chain, "quality")).passed
+
+
+def test_a_damaged_neighbour_is_not_this_runs_business(chain: Chain) -> None:
+    chain.run()
+    all_ = tables(chain, "quality")
+    path = chain.workspace.store.path("scripted", "quality", "a")
+    storage.write(path, b"PAR1 no more")
+    alone = Tables(all_.store, all_.recipe, "quality", {"b": all_.footers["b"]}, ["b"], all_.config)
+    assert checks.drift(alone).passed
+    assert checks.counts(alone).passed
 
 
 def test_measures_agree_with_the_rows(chain: Chain) -> None:

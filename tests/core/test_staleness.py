@@ -119,6 +119,13 @@ def test_deleted_and_damaged_tables(chain: Chain) -> None:
     assert stale(look(chain)) == {}
 
 
+def test_a_lost_first_table_is_made_again_by_a_refresh(chain: Chain) -> None:
+    storage.delete(chain.workspace.store.path("scripted", "ugc", "a"))
+    assert to_refresh(look(chain), SHARDED) == (list(SHARDED), ["a"])
+    chain.put("new", posts(3, start=77))
+    assert to_refresh(look(chain), SHARDED) == (list(SHARDED), ["a"])
+
+
 def test_agrees_with_what_a_run_makes_whatever_was_changed(chain: Chain) -> None:
     """The survey names exactly the tables that the next run makes: not one more, not one less."""
     rng = random.Random(4)

@@ -15,7 +15,7 @@ from pugc_core import runs
 from pugc_core.recipe import Recipe, load
 from pugc_core.workspace import Workspace
 from pugc_dagster import automation, definitions, execute
-from pugc_dagster.automation import partitions_name
+from pugc_dagster.partitions import partitions_name, stretches
 from pugc_dagster.project import recipe_folders
 from pugc_dagster.resources import WorkspaceResource
 
@@ -184,6 +184,36 @@ def test_new_changed_and_broken_shards_run_down_to_pairs(inbox: Path, posts: Cal
         assert settle().run_requests == []
 
 
+def test_a_partial_run_of_a_changed_recipe_is_no_new_content(inbox: Path, posts: Callable[..., Path]) -> None:
+    (inbox / "a.jsonl").write_bytes(posts("a", 20).read_bytes())
+    file = inbox.parent.parent / "recipes" / "scripted.toml"
+    with execute.instance() as instance:
+        execute.run(instance, recipe(), execute.workspace(), to="pairs")
+        assert automation.new_shards("scripted", execute.workspace()) == {}
+        file.write_text(file.read_text() + "[responses]\nk = 3\n")
+        execute.run(instance, recipe(), execute.workspace(), to="responses")
+        assert automation.new_shards("scripted", execute.workspace()) == {}
+        # A file that changes while the recipe is out of date is new all the same.
+        (inbox / "a.jsonl").write_bytes(posts("a", 21).read_bytes())
+        assert set(automation.new_shards("scripted", execute.workspace())) == {"a"}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "most", "bridges", "expected"),
+    [
+        ("abc", 0, "", ["abc"]),
+        ("acd", 0, "", ["a", "cd"]),
+        ("acd", 0, "b", ["abcd"]),
+        ("ad", 0, "b", ["a", "d"]),
+        ("ab", 0, "cdef", ["ab"]),
+        ("abcdef", 4, "", ["abcd", "ef"]),
+        ("", 0, "abc", []),
+    ],
+)
+def test_stretches(wanted: str, most: int, bridges: str, expected: list[str]) -> None:
+    assert ["".join(s) for s in stretches("abcdef", wanted, most, bridges)] == expected
+
+
 def test_a_tick_that_is_repeated_starts_nothing_twice(inbox: Path, posts: Callable[..., Path]) -> None:
     (inbox / "a.jsonl").write_bytes(posts("a").read_bytes())
     with execute.instance() as instance:
@@ -301,6 +331,13 @@ def test_a_broken_recipe_is_shown_with_its_error(project: Path) -> None:
     graph = definitions.defs().resolve_asset_graph()
     notice = graph.get(dg.AssetKey(["mine", "cannot_be_loaded"]))
     assert "{ugc}" in str(notice.description)
+    assert dg.AssetKey(["tiny", "ugc"]) in graph.get_all_asset_keys()
+
+
+def test_a_timezone_that_is_none_is_refused_with_the_recipe(project: Path) -> None:
+    (project / "recipes" / "mine.toml").write_text('extends = "tiny"\n[automation]\ntimezone = "Mars/Olympus"\n')
+    graph = definitions.defs().resolve_asset_graph()
+    assert "Mars/Olympus" in str(graph.get(dg.AssetKey(["mine", "cannot_be_loaded"])).description)
     assert dg.AssetKey(["tiny", "ugc"]) in graph.get_all_asset_keys()
 
 

@@ -12,7 +12,7 @@ import dagster as dg
 import pytest
 
 from pugc_core import summary
-from pugc_core.errors import PugcError
+from pugc_core.errors import CheckFailed, PugcError
 from pugc_core.recipe import Recipe, load
 from pugc_core.workspace import Workspace
 from pugc_dagster import definitions, execute
@@ -63,9 +63,13 @@ def test_a_judge_that_cannot_be_understood_stops_the_pairs(project: Path, posts:
     store = execute.workspace().store
     with execute.instance() as instance:
         ingest(instance, posts("a", 20))
-        for _ in range(2):  # the second time the tables are there, and it is stopped all the same
-            with pytest.raises(Exception, match="parse_rate"):
-                execute.run(instance, recipe(), execute.workspace())
+        for again in (
+            execute.run,
+            execute.run,
+            execute.refresh,
+        ):  # the tables are there, and it is stopped all the same
+            with pytest.raises(CheckFailed, match=r"parse_rate: 0.0% of the answers parsed, fewer than 50%.*a/"):
+                again(instance, recipe(), execute.workspace())
             assert store.shards("scripted", "rewards") == ["a"]
             assert store.shards("scripted", "pairs") == []
         found = said(instance, "rewards")
@@ -73,6 +77,26 @@ def test_a_judge_that_cannot_be_understood_stops_the_pairs(project: Path, posts:
         assert "0.0% of the answers parsed, fewer than 50%: a/" in found["parse_rate"].description
         assert not found["votes_complete"].passed
         assert found["counts"].passed
+
+
+def test_a_new_judge_that_cannot_be_understood_leaves_the_old_pairs(project: Path, posts: Callable[..., Path]) -> None:
+    store = execute.workspace().store
+    with execute.instance() as instance:
+        ingest(instance, posts("a", 20), posts("b", 20))
+        execute.run(instance, recipe(), execute.workspace(), to="dataset")
+        pairs = {shard: store.footer("scripted", "pairs", shard) for shard in ("a", "b")}
+        (project / "recipes" / "judge.txt").write_text("What do you think of {response} to {instruction}, given {ugc}?")
+        change(project, '[rewards]\nprompt = "judge.txt"\n')
+        for _ in range(3):
+            with pytest.raises(CheckFailed, match="parse_rate"):
+                execute.refresh(instance, recipe(), execute.workspace())
+        # Not even the stage alone, as one may start it in the web UI.
+        with pytest.raises(CheckFailed, match="rewards: parse_rate"):
+            execute._execute(instance, recipe(), ["pairs"], {START: "a", END: "b"})
+        assert {shard: store.footer("scripted", "pairs", shard) for shard in ("a", "b")} == pairs
+
+
+START, END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 
 
 def test_metadata_that_people_look_at(project: Path, posts: Callable[..., Path]) -> None:

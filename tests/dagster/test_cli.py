@@ -208,6 +208,15 @@ def test_status_after_a_part_was_made_anew(made: Path) -> None:
     pair = json.loads(pugc("status", "--recipe", "scripted", "--json").output)["paths"]["dataset"]
     id_ = pl.read_parquet(f"{pair}/train.parquet")["pair_id"][0]
     assert "is older than the table instructions" in pugc("show", "pair", id_, "--recipe", "scripted", code=1).output
+    # Responses newer than the pairs: the report shows what it can.
+    pugc("run", "--recipe", "scripted", "--to", "responses")
+    pugc("run", "--recipe", "scripted", "--to", "instructions")
+    from pugc_core.recipe import load
+    from pugc_dagster import execute, reports
+    from pugc_dagster.project import recipe_folders
+
+    report = Path(reports.write(load("scripted", recipe_folders()), execute.workspace())).read_text()
+    assert "left out: their tables have changed since" in report
     pugc("refresh", "--recipe", "scripted")
     assert pugc("status", "--recipe", "scripted").output.count("out of date") == 0
 
