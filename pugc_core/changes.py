@@ -41,13 +41,18 @@ class Change:
             (*self.examples, *more.examples)[:EXAMPLES],
         )
 
-    def sentence(self) -> str:
-        """What changed, in words."""
+    def sentence(self, k: int) -> str:
+        """What changed, in words, for K responses per instruction.
+
+        Were the votes pure noise, old and new pair would be independent draws of two of K responses, and a pair would
+        flip with probability 2/K - 1/(K(K-1)): 1/K for either end, less what is counted twice.
+        """
         if not self.compared:
             return "no instruction has a pair both before and after"
         mean = self.margin_before / self.compared, self.margin_after / self.compared
         return (
-            f"{self.flipped} of {self.compared} pairs flipped ({self.flipped / self.compared:.1%}), {self.other} more "
+            f"{self.flipped} of {self.compared} pairs flipped ({self.flipped / self.compared:.1%}; were the votes pure "
+            f"noise, {2 / k - 1 / (k * (k - 1)):.1%} would), {self.other} more "
             f"have other responses; mean margin {mean[0]:.2f} before, {mean[1]:.2f} after; "
             f"{self.gained} gained, {self.lost} lost"
         )

@@ -188,6 +188,7 @@ def refresh(
     if storage.exists(workspace.report(recipe.name)):
         rest.append("report")
     if shards:
+        note("this run only waits; how far the work is stands in the runs tagged pugc/refresh with this run's id")
         note(f"{', '.join(stages)} for {len(shards)} shards: {', '.join(shards[:10])}{' ...' if shards[10:] else ''}")
     if rest:
         note(f"then {', '.join(rest)}")

@@ -67,7 +67,7 @@ def of_run(
     counts, measures = sum((f.counts for f in all_), NOTHING), total(f.measures for f in all_)
     metadata: dict[str, Any] = {}
     if change is not None and (change.compared or change.gained or change.lost):
-        metadata["change"] = change.sentence()
+        metadata["change"] = change.sentence(max(recipe.responses.k, 2))
         if change.examples:
             metadata["flipped pairs"] = dg.MetadataValue.md(_flipped(change))
     if stage == "rewards" and (shape := summary.reward_shape(measures)):
@@ -89,13 +89,13 @@ def of_run(
     return metadata
 
 
-def sample(stage: str, frame: pl.DataFrame) -> dict[str, Any]:
+def sample(recipe: Recipe, stage: str, frame: pl.DataFrame) -> dict[str, Any]:
     """The first rows that were kept; of pairs, both answers side by side."""
     kept = frame.filter("keep").head(SAMPLE_ROWS)
     if kept.is_empty():
         return {}
     if stage == "pairs":
-        return {"three pairs": dg.MetadataValue.md(pairs_side_by_side(kept.to_dicts()))}
+        return {"three pairs": dg.MetadataValue.md(pairs_side_by_side(recipe.name, kept.to_dicts()))}
     if stage not in _SAMPLED:
         return {}
     names = _SAMPLED[stage]
@@ -114,13 +114,15 @@ def distribution(shape: summary.RewardShape) -> str:
     return f"{head}\n\n{table(['reward', 'responses', 'without ties', ''], rows)}"
 
 
-def pairs_side_by_side(pairs: Sequence[Mapping[str, Any]]) -> str:
+def pairs_side_by_side(recipe: str, pairs: Sequence[Mapping[str, Any]]) -> str:
     """Chosen left, rejected right, under their question."""
     parts = []
     for pair in pairs:
         left, right = f"chosen ({pair['chosen_reward']:.2f})", f"rejected ({pair['rejected_reward']:.2f})"
         body = table([left, right], [[cell(pair["chosen"], 600), cell(pair["rejected"], 600)]])
-        parts.append(f"**{cell(pair['instruction'], 300)}**\n\n{body}\n\n`pugc show pair {pair['pair_id']}`")
+        parts.append(
+            f"**{cell(pair['instruction'], 300)}**\n\n{body}\n\n`pugc show pair {pair['pair_id']} --recipe {recipe}`"
+        )
     return "\n\n---\n\n".join(parts)
 
 
@@ -132,9 +134,11 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def cell(value: Any, most: int = _CELL) -> str:
     """A value on one line of a Markdown table, cut when long. Users' text never becomes markup."""
+    if isinstance(value, float):
+        return f"{value:.3g}"
     text = " ".join(str(value if value is not None else "").split())
     text = text if len(text) <= most else text[: most - 1] + "…"
-    text = re.sub(r"(\S{60})", "\\1\u200b", text)  # so that it can be broken into lines
+    text = re.sub(r"(\S{40})", "\\1\u200b", text)  # so that it can be broken into lines
     text = text.replace("&", "&amp;").replace("://", ":\u200b//").replace("www.", "www\u200b.")  # no live links
     for mark in "\\|`*_<>[]#~$":
         text = text.replace(mark, f"\\{mark}" if mark not in "<>" else {"<": "&lt;", ">": "&gt;"}[mark])

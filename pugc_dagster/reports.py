@@ -42,6 +42,7 @@ def _content(recipe: Recipe, workspace: Workspace) -> dict[str, Any]:
         for objective in recipe.training.objectives
     }
     whole = _whole(recipe, workspace, kept.head(WHOLE))
+    calls = runs.last(workspace.calls(name)).get("stages", {})
     counted = summary.funnel(store, name, shards)
     judged = summary.measured(store, name, "rewards", shards)
     return {
@@ -50,7 +51,8 @@ def _content(recipe: Recipe, workspace: Workspace) -> dict[str, Any]:
         "shards": shards,
         "funnel": counted,
         "rewards": summary.reward_shape(judged),
-        "calls": runs.last(workspace.calls(name)).get("stages", {}),
+        "calls": calls,
+        "asked": any(c["made"] or c["from_ledger"] for c in calls.values()),
         "pairs": [_row(pair) for pair in kept.head(LISTED).iter_rows(named=True)],
         "total": kept.height,
         "whole": whole,

@@ -13,7 +13,7 @@ from pugc_core.checks import Tables, gate
 from pugc_core.config import digest
 from pugc_core.dispatch import Calls
 from pugc_core.engines import EngineHost
-from pugc_core.errors import StorageError
+from pugc_core.errors import PugcError, StorageError
 from pugc_core.ledger import Ledger
 from pugc_core.models import Price
 from pugc_core.pipeline import Inputs, Made, Pass
@@ -115,7 +115,7 @@ class Seen:
         if made.frame is None:
             return
         self.made.append(made.shard)
-        self.samples = self.samples or metadata.sample(name, made.frame)
+        self.samples = self.samples or metadata.sample(self.recipe, name, made.frame)
         if name == "pairs":
             with contextlib.suppress(StorageError):  # none before, or a damaged one
                 self.change += compare(store.read(self.recipe.name, name, made.shard), made.frame)
@@ -127,7 +127,7 @@ class Seen:
         if not self.made and self.footers and self.stage.name != "dataset":  # show what is there
             with contextlib.suppress(StorageError):
                 first = self.workspace.store.read(self.recipe.name, self.stage.name, next(iter(self.footers)))
-                self.samples = metadata.sample(self.stage.name, first)
+                self.samples = metadata.sample(self.recipe, self.stage.name, first)
         return metadata.of_run(
             self.recipe, self.stage.name, self.footers.values(), asked, self.price, change, self.samples
         )
@@ -171,7 +171,9 @@ def stream(context: dg.AssetExecutionContext, seen: Seen, names: Sequence[str], 
             written.append(made.shard)
         events.note(context, asset, {_partition(shard): seen.metadata[shard] for shard in written})
         context.add_asset_metadata(seen.of_run(work.calls))
-    except BaseException:  # also GeneratorExit, when a table could not be written
+    except BaseException as err:  # also GeneratorExit, when a table could not be written
+        if isinstance(err, PugcError):
+            context.log.error(str(err))  # in the words that help, before Dagster wraps it
         # The tables of these are: say so, although the step fails.
         for shard in written:
             event = dg.AssetMaterialization(asset, partition=_partition(shard), metadata=seen.metadata[shard])

@@ -83,6 +83,7 @@ def _policy(recipe: Recipe, objective: str) -> dg.AssetsDefinition:
                 "curves": dg.MetadataValue.md(f"![loss, margin, accuracy](data:image/png;base64,{picture})"),
                 "steps": summary.steps,
                 "pairs": summary.n_train,
+                "test_pairs": summary.n_test,
                 "dropped_too_long": summary.dropped_too_long,
                 "device": summary.device,
                 "seconds": summary.seconds,

@@ -165,5 +165,5 @@ def test_what_a_change_did_to_the_pairs() -> None:
     assert (found.margin_before, found.margin_after) == (4.0, 6.0)
     assert [(e["instruction"], e["chosen_before"], e["chosen_after"]) for e in found.examples] == [("flip", "x", "y")]
     assert (found + found).flipped == 2
-    assert "1 of 3 pairs flipped (33.3%)" in found.sentence()
-    assert Change().sentence() == "no instruction has a pair both before and after"
+    assert "1 of 3 pairs flipped (33.3%; were the votes pure noise, 41.7% would)" in found.sentence(4)
+    assert Change().sentence(4) == "no instruction has a pair both before and after"
