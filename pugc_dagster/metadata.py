@@ -175,15 +175,13 @@ def _numbers(stage: str, measures: Measures) -> dict[str, Any]:
 
 
 def _calls(calls: Calls, price: Price) -> dict[str, Any]:
-    counted: dict[str, Any] = {
+    return {
         "calls_made": calls.made,
         "calls_from_ledger": calls.from_ledger,
         "prompt_tokens": calls.prompt_tokens,
         "completion_tokens": calls.completion_tokens,
+        "cost": round(price.cost(calls.prompt_tokens, calls.completion_tokens), 6),
     }
-    if price.prompt or price.completion:
-        counted["cost"] = round(price.cost(calls.prompt_tokens, calls.completion_tokens), 6)
-    return counted
 
 
 def _bars(head: Sequence[str], rows: Sequence[tuple[str, int]]) -> str:

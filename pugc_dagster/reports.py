@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,12 @@ def write(recipe: Recipe, workspace: Workspace) -> str:
     path = workspace.report(recipe.name)
     storage.write(path, page.encode())
     return path
+
+
+def outside(page: str) -> list[str]:
+    """What a page would ask of a server when it is opened. Users' texts are escaped, and cannot."""
+    found = re.finditer(r"""\b(?:src|href)\s*=\s*["'](?!#)([^"']+)|\burl\((?!["']?#)([^)]+)\)""", page)
+    return [match.group(1) or match.group(2) for match in found]
 
 
 def _content(recipe: Recipe, workspace: Workspace) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import dagster as dg
 
+from pugc_core import storage
 from pugc_core.recipe import Recipe
 from pugc_core.stages.base import Stage
 from pugc_core.workspace import Workspace
@@ -23,9 +24,25 @@ def assets(recipe: Recipe, stages: Mapping[str, Stage]) -> list[dg.AssetsDefinit
         group_name=recipe.group,
         required_resource_keys={"workspace"},
         kinds={"html"},
+        check_specs=[
+            dg.AssetCheckSpec(
+                "opens_offline", asset=key(recipe, "report"), description="The page asks nothing of any server."
+            )
+        ],
     )
-    def report(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
+    def report(context: dg.AssetExecutionContext) -> dg.MaterializeResult:  # type: ignore[type-arg]
         workspace: Workspace = context.resources.workspace
-        return dg.MaterializeResult(metadata={"path": dg.MetadataValue.path(reports.write(recipe, workspace))})
+        path = reports.write(recipe, workspace)
+        asked = reports.outside(storage.read(path).decode())
+        return dg.MaterializeResult(
+            metadata={"path": dg.MetadataValue.path(path)},
+            check_results=[
+                dg.AssetCheckResult(
+                    check_name="opens_offline",
+                    passed=not asked,
+                    description=f"asks for {', '.join(asked[:5])}" if asked else "asks for nothing",
+                )
+            ],
+        )
 
     return [report]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import http.server
+import json
 import os
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +15,7 @@ import dagster as dg
 import pytest
 
 from pugc_core import runs
+from pugc_core.errors import EngineError
 from pugc_core.recipe import Recipe, load
 from pugc_core.workspace import Workspace
 from pugc_dagster import automation, definitions, execute
@@ -301,28 +305,61 @@ def test_the_job_refresh_asks_the_judge_and_nobody_else(inbox: Path, posts: Call
         assert instance.get_runs_count() == before + 1  # itself: there was nothing to do
 
 
-def test_refresh_finishes_what_an_engine_left(inbox: Path, posts: Callable[..., Path]) -> None:
-    """The judge fails in the middle of a backfill: what is done stays done, and refresh goes on from there."""
-    from pugc_core.errors import EngineError
+class Judge(http.server.BaseHTTPRequestHandler):
+    """A model server that gives `left` answers and then is gone."""
 
+    left = 0
+    asked = 0
+
+    def do_POST(self) -> None:
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if type(self).left <= 0:
+            self.connection.close()
+            return
+        type(self).left -= 1
+        type(self).asked += request.get("n", 1)
+        message = {"role": "assistant", "content": f"Fine. [RESULT] {1 + len(str(request)) % 5}"}
+        choices = [{"index": i, "finish_reason": "stop", "message": message} for i in range(request.get("n", 1))]
+        body = json.dumps({"choices": choices, "usage": {"prompt_tokens": 9, "completion_tokens": 5}}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *words: Any) -> None: ...
+
+
+@pytest.mark.slow
+def test_refresh_goes_on_where_an_endpoint_left_off(inbox: Path, posts: Callable[..., Path]) -> None:
+    """The judge's server goes away in the middle: done shards stay done, and refresh asks for the rest alone."""
     for name in ("a", "b", "c", "d"):
         (inbox / f"{name}.jsonl").write_bytes(posts(name, 10).read_bytes())
     file = inbox.parent.parent / "recipes" / "scripted.toml"
     plain = file.read_text()
-    judge = (
-        '[models.judge]\nid = "judge"\nengine = "endpoint"\nbase_urls = ["http://127.0.0.1:9/v1"]\n'
-        '[roles]\nreward_judge = "judge"\n'
-    )
-    with execute.instance() as instance:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Judge) as server, execute.instance() as instance:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
         execute.run(instance, recipe(), execute.workspace(), to="pairs")
-        file.write_text(plain + judge)
+        responses = sum(f.kept for f in execute.workspace().store.footers("scripted", "responses").values())
+        file.write_text(
+            f'{plain}[models.judge]\nid = "judge"\nengine = "endpoint"\n'
+            f'base_urls = ["http://127.0.0.1:{server.server_port}/v1"]\noptions = {{ max_retries = 1 }}\n'
+            '[roles]\nreward_judge = "judge"\n'
+        )
+        Judge.left, Judge.asked = responses // 2, 0
         with pytest.raises(EngineError):
             execute.refresh(instance, recipe(), execute.workspace())
-        file.write_text(plain + judge.replace('"endpoint"\nbase_urls = ["http://127.0.0.1:9/v1"]', '"scripted"'))
+        before = Judge.asked
+        assert before > 0
+        Judge.left = 10**6
         execute.refresh(instance, recipe(), execute.workspace())
-        page = runs.last(execute.workspace().calls("scripted"))["stages"]
-        assert set(page) == {"rewards", "pairs"}
-        assert page["rewards"]["made"] > 0
+        server.shutdown()
+        made = runs.last(execute.workspace().calls("scripted"))["stages"]
+        assert set(made) <= {"rewards", "pairs"}
+        # What was answered before the server went away is not asked again, but for what was on the wire.
+        assert made["rewards"]["made"] <= 8 * responses - before + 8 * 4
+        found = execute.workspace().store.footers("scripted", "rewards")
+        assert sum(f.rows_in for f in found.values()) == responses
 
 
 def test_a_broken_recipe_is_shown_with_its_error(project: Path) -> None:

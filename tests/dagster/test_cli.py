@@ -217,6 +217,11 @@ def test_status_after_a_part_was_made_anew(made: Path) -> None:
 
     report = Path(reports.write(load("scripted", recipe_folders()), execute.workspace())).read_text()
     assert "left out: their tables have changed since" in report
+    assert reports.outside(report) == []
+    assert reports.outside(report + '<img src="https://x/y.png"> <a style="background: url(z.png)">') == [
+        "https://x/y.png",
+        "z.png",
+    ]
     pugc("refresh", "--recipe", "scripted")
     assert pugc("status", "--recipe", "scripted").output.count("out of date") == 0
 
