@@ -50,10 +50,9 @@ def _load(name: str) -> Any:
 
 
 def _workspace() -> Any:
-    from pugc_core.workspace import Workspace
-    from pugc_dagster.project import data_root
+    from pugc_dagster.execute import workspace
 
-    return Workspace(data_root())
+    return workspace()
 
 
 def _warn_of_refused() -> None:

@@ -104,7 +104,7 @@ def train(*, dataset: str, start: str, objective: str, config: TrainingConfig, o
             pairs_trained=passes * len(kept.kept) + rest * config.batch_size,
             tokens_per_epoch=kept.tokens,
             seconds=round(time.monotonic() - began, 2),
-            final=_final(watch, tested, config.epochs),
+            final=_final(watch, tested, per_epoch),
             curve=watch.curve,
             device=device,
             precision=precision,
@@ -188,10 +188,10 @@ def _arguments(config: TrainingConfig, folder: Path, total: int, *, device: str,
     }
 
 
-def _final(watch: Watch, tested: dict[str, float], epochs: float) -> dict[str, float]:
+def _final(watch: Watch, tested: dict[str, float], per_epoch: int) -> dict[str, float]:
     names = {"loss": "eval_loss", "margin": "eval_rewards/margins", "accuracy": "eval_rewards/accuracies"}
-    # The last step alone may be a batch of one pair.
-    rows = [row for row in watch.curve if row["step"] > watch.curve[-1]["step"] * (1 - 1 / max(epochs, 1))]
+    # The last step alone may be a batch of one pair: the mean over as many steps as a pass has.
+    rows = [row for row in watch.curve if row["step"] > watch.curve[-1]["step"] - per_epoch]
     last = {name: sum(row[name] for row in rows) / len(rows) for name in names}
     return {**last, **{f"test_{name}": tested[key] for name, key in names.items() if key in tested}}
 

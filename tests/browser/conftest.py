@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,6 +18,17 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 RUN = "query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
 RUNS = "{ runsOrError { ... on Runs { results { runId status jobName tags { key value } } } } }"
 BACKFILLS = "{ partitionBackfillsOrError(limit: 5) { ... on PartitionBackfills { results { id status } } } }"
+
+
+@pytest.fixture
+def tmp_path(tmp_path: Path) -> Path:
+    """For pictures a place with a short name, since paths are on them."""
+    if "PUGC_PICTURES" not in os.environ:
+        return tmp_path
+    short = Path(tempfile.gettempdir()) / "demo"
+    shutil.rmtree(short, ignore_errors=True)
+    short.mkdir()
+    return short
 
 
 @pytest.fixture(scope="session")
