@@ -50,9 +50,10 @@ def _load(name: str) -> Any:
 
 
 def _workspace() -> Any:
-    from pugc_dagster.execute import workspace
+    from pugc_core.workspace import Workspace  # and not by way of `execute`, which imports dagster
+    from pugc_dagster.project import data_root
 
-    return workspace()
+    return Workspace(data_root())
 
 
 def _warn_of_refused() -> None:
