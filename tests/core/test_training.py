@@ -550,6 +550,8 @@ def test_the_child_ends_with_its_parent(how: signal.Signals, start: str, tmp_pat
         stderr=subprocess.DEVNULL,
         text=True,
         start_new_session=True,
+        # Where the tests run in the background of a shell, SIGINT is ignored, and whoever they start inherits that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert parent.stdout is not None
     assert parent.stdout.readline().strip() == "1"
