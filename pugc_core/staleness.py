@@ -19,9 +19,6 @@ from pugc_core.training import lineage
 from pugc_core.workspace import Workspace
 
 MISSING = "not made yet"
-FILE_CHANGED = "its file changed"
-UNFINISHED = "a table before it is not made yet"
-_MADE_AGAIN = "made again: the table "
 _PARTS = {
     "version": "code",
     "model": "model",
@@ -129,15 +126,15 @@ def _why(
         changed = [name for name in fingerprint if footer.fingerprint.get(name) != fingerprint[name]]
         return f"the {stage} {' and '.join(_PARTS.get(n, n) for n in changed) or 'code'} changed"
     if before is not None:
-        return before if before != MISSING else UNFINISHED
+        return before if before != MISSING else "a table before it is not made yet"
     if footer.inputs == inputs:
         return None
     if "source" in inputs:
-        return FILE_CHANGED
+        return "its file changed"
     if stage == "dataset":
         return _words_of_pairs(footer.inputs, inputs)
     different = [name for name in footer.inputs.keys() | inputs.keys() if footer.inputs.get(name) != inputs.get(name)]
-    return f"{_MADE_AGAIN}{' and '.join(sorted(different))}"
+    return f"made again: the table {' and '.join(sorted(different))}"
 
 
 def _words_of_pairs(then: Mapping[str, str], now: Mapping[str, str]) -> str:

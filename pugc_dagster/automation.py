@@ -109,7 +109,7 @@ def new_content(recipe: Recipe) -> tuple[Any, dg.SensorDefinition]:
                 f"{len(wanting) - stuck} shards are looked at once more" if len(wanting) > stuck else "",
                 f"{stuck} shards got no further, see their last run; `pugc run` tries them again" if stuck else "",
             )
-            return _skip("; ".join(filter(None, words)) or "every shard has its pairs", json.dumps(cursor))  # fmt: skip
+            return _skip("; ".join(filter(None, words)) or "every shard has its pairs", json.dumps(cursor))
         requests = [
             dg.RunRequest(
                 # The same tick makes the same key, so that one that is repeated after a crash starts nothing twice.
