@@ -20,9 +20,11 @@ import time
 from pathlib import Path
 
 import polars as pl
-import pyarrow.parquet as pq
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+from helpers.kills import entries, in_ledger, tables  # noqa: E402
+
 RECIPE = """extends = "tiny"
 [models.tiny]
 engine = "scripted"
@@ -42,24 +44,6 @@ def start(project: Path, delay: float) -> subprocess.Popen[bytes]:
     return subprocess.Popen(COMMAND, cwd=project, stdout=subprocess.DEVNULL)
 
 
-def journal(project: Path) -> list[tuple[float, str]]:
-    """Seconds and ledger key of every vote that the engine gave; a line cut by a kill is left out."""
-    path = project / "journal"
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [(float(parts[0]), parts[1]) for parts in map(str.split, lines) if len(parts) == 2]
-
-
-def in_ledger(project: Path) -> set[str]:
-    parts = (project / "data" / "ledger").glob("judge*/*.parquet")
-    return {key.hex() for part in parts for key in pq.read_table(part, columns=["key"])["key"].to_pylist()}
-
-
-def files(project: Path) -> dict[str, bytes]:
-    data = project / "data"
-    found = [*data.glob("tables/**/*.parquet"), *data.glob("datasets/**/*")]
-    return {str(path.relative_to(data)): path.read_bytes() for path in found if path.is_file()}
-
-
 def prepare(folder: Path, documents: pl.DataFrame, shards: int) -> Path:
     inbox = folder / "data" / "inbox"
     inbox.mkdir(parents=True)
@@ -76,7 +60,7 @@ def finish(project: Path) -> dict[str, bytes]:
     """Run to the end, at full speed."""
     if start(project, 0).wait() != 0:
         raise SystemExit("the run failed")
-    return files(project)
+    return tables(project)
 
 
 def main() -> None:
@@ -92,14 +76,14 @@ def main() -> None:
         (Path(folder) / "killed").mkdir()
         whole = prepare(Path(folder) / "whole", documents, options.shards)
         undisturbed = finish(whole)
-        votes = len(journal(whole))
+        votes = len(entries(whole / "journal"))
         print(f"undisturbed: {votes} votes, {len(undisturbed)} files", flush=True)
 
         killed = prepare(Path(folder) / "killed", documents, options.shards)
         for kill in range(1, options.kills + 1):
             process = start(killed, delay=0.05)
             goal = votes * kill // (options.kills + 1)
-            while len(journal(killed)) < goal and process.poll() is None:
+            while len(entries(killed / "journal")) < goal and process.poll() is None:
                 time.sleep(0.05)
             if process.poll() is not None:
                 raise SystemExit("the run ended before it was killed")
@@ -107,11 +91,11 @@ def main() -> None:
             process.send_signal(signal.SIGKILL)
             process.wait()
             stored = in_ledger(killed)
-            lost = [at - second for second, key in journal(killed) if key not in stored]
+            lost = [at - second for second, key in entries(killed / "journal") if key not in stored]
             figures = {"stored": len(stored), "lost": len(lost), "oldest_lost_s": round(max(lost, default=0.0), 2)}
             print(f"kill {kill}: {json.dumps(figures)}", flush=True)
         resumed = finish(killed)
-        asked = [key for _, key in journal(killed)]
+        asked = [key for _, key in entries(killed / "journal")]
         print(f"resumed: {len(asked)} votes asked in all, {len(asked) - len(set(asked))} of them twice", flush=True)
         differ = sorted(
             name for name in undisturbed.keys() | resumed.keys() if undisturbed.get(name) != resumed.get(name)
