@@ -1,14 +1,14 @@
-# make demo | test | check | ui | pictures: everything needed is installed on the way, into .venv.
+# make demo | test | check | ui | pictures | tiny-report: everything needed is installed on the way, into .venv.
 PYTHON ?= python3.11
 # An extra package index for CPU builds of torch, where the default one gives CUDA builds: see README, "Installing".
 TORCH_INDEX ?=
-EXTRAS ?= cpu,endpoint,train,s3,dev
+EXTRAS ?= cpu,endpoint,train,lora,s3,dev
 
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test pictures check ui clean
+.PHONY: install demo test tiny-report pictures check ui clean
 
 install: $(STAMP)
 
@@ -31,6 +31,11 @@ ui: install
 
 test: install
 	$(BIN)/python -m pytest
+
+# What the bundled model can do on text that it never saw: on the sample posts, or on a folder of open data (DATA=...).
+DATA ?=
+tiny-report: install
+	$(BIN)/python -m pugc_core.tiny.measure $(if $(DATA),--data $(DATA))
 
 # The pictures in docs/, taken by the browser tests; needs chromium.
 pictures: install

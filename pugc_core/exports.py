@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import polars as pl
@@ -28,7 +28,8 @@ COLUMNS = (
 def write_dataset(
     folder: str, frame: pl.DataFrame, *, recipe: str, fingerprint: str, funnel: Mapping[str, Counts]
 ) -> None:
-    """train.parquet, test.parquet and README.md in `folder`: `load_dataset(folder)` and `trl dpo` take it as it is.
+    """train.parquet, test.parquet and README.md in `folder`: `load_dataset(folder)` and `trl dpo` take it as it is;
+    `load_dataset(folder, "unpaired")` and `"reward"` give the same pairs as KTO and reward models want them.
 
     An empty split is written too, with the schema, so that a reader sees zero rows and not a missing file.
     """
@@ -37,9 +38,33 @@ def write_dataset(
     for split in ("train", "test"):
         rows = kept.filter(pl.col("split") == split).select(COLUMNS)
         sizes[split] = rows.height
-        storage.write(storage.join(folder, f"{split}.parquet"), _parquet(rows))
+        for view, derive in VIEWS.items():
+            storage.write(storage.join(folder, *view.split(), f"{split}.parquet"), _parquet(derive(rows)))
     card = _card(recipe, fingerprint, sizes, funnel)
     storage.write(storage.join(folder, "README.md"), card.encode())
+
+
+def unpaired(pairs: pl.DataFrame) -> pl.DataFrame:
+    """One row per answer: prompt, completion and label, True for the chosen one. What TRL's KTO reads."""
+    sides = [
+        pairs.select("prompt", "pair_id", "ugc_id", completion=side, label=pl.lit(side == "chosen"))
+        for side in ("chosen", "rejected")
+    ]
+    return pl.concat(sides).sort("pair_id", "label", descending=[False, True], maintain_order=True)
+
+
+def reward_model(pairs: pl.DataFrame) -> pl.DataFrame:
+    """Whole conversations, chosen and rejected, and the margin of their rewards. What TRL's reward trainer reads."""
+    whole = {side: pl.concat_list("prompt", side) for side in ("chosen", "rejected")}
+    return pairs.select("pair_id", "ugc_id", "margin", **whole)
+
+
+VIEWS: Mapping[str, Callable[[pl.DataFrame], pl.DataFrame]] = {
+    "": lambda pairs: pairs,
+    "unpaired": unpaired,
+    "reward": reward_model,
+}
+"""The forms of the data set by subfolder; the first is the default."""
 
 
 def _parquet(frame: pl.DataFrame) -> bytes:
@@ -54,14 +79,14 @@ def _card(recipe: str, fingerprint: str, sizes: Mapping[str, int], funnel: Mappi
         for stage, c in funnel.items()
     ]
     table = "\n".join(lines)
+    configs = "\n".join(
+        f"- config_name: {view or 'default'}\n  data_files:\n"
+        + "\n".join(f"  - split: {s}\n    path: {view}{'/' * bool(view)}{s}.parquet" for s in ("train", "test"))
+        for view in VIEWS
+    )
     return f"""---
 configs:
-- config_name: default
-  data_files:
-  - split: train
-    path: train.parquet
-  - split: test
-    path: test.parquet
+{configs}
 task_categories:
 - text-generation
 tags:
@@ -77,6 +102,8 @@ Made as in "Aligning Large Language Models with Implicit Preferences from User-G
 a post is read for the question it answers, a policy answers the question several times, and a judge scores the answers
 with the post as reference; the best and the worst form a pair. Nobody labelled anything. `prompt`, `chosen` and
 `rejected` are conversational messages as TRL reads them; ids lead back to post, instruction and responses.
+`load_dataset(path, "unpaired")` has one answer per row with a label, `load_dataset(path, "reward")` whole conversations
+and the margin.
 
 | stage | in | kept | dropped |
 |---|---|---|---|

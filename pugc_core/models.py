@@ -74,11 +74,11 @@ class ModelSpec(Config):
         if self.engine == "scripted":
             return f"{self.id}@scripted"
         if self.engine != "endpoint" and (self.id == BUNDLED or self.local):
-            return f"{Path(self.id).name}@{_folder_hash(Path(self.location))}"
+            return f"{Path(self.id).name}@{folder_hash(Path(self.location))}"
         return f"{self.id}@{self.revision or 'main'}"
 
 
-def _folder_hash(folder: Path) -> str:
+def folder_hash(folder: Path) -> str:
     kinds = {".json", ".safetensors", ".model", ".jinja", ".txt", ".bin"}
     # Records of how it was made say nothing of what it says.
     files = sorted(p for p in folder.glob("*") if p.suffix in kinds and p.name not in ("training.json", "lineage.json"))

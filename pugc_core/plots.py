@@ -40,9 +40,10 @@ def svg(figure: Figure) -> str:
 def curves(curve: Sequence[Mapping[str, float]], title: str) -> Figure:
     """Loss, reward margin and accuracy over the steps of a training."""
     figure, axes = _row(3)
-    steps = [row["step"] for row in curve]
     for ax, name, colour in zip(axes, ("loss", "margin", "accuracy"), (BLUE, GREEN, ORANGE), strict=True):
-        ax.plot(steps, [row[name] for row in curve], color=colour, marker="." if len(steps) < 30 else "")
+        rows = [row for row in curve if name in row]  # a loss without pairs has no accuracy
+        steps, values = [row["step"] for row in rows], [row[name] for row in rows]
+        ax.plot(steps, values, color=colour, marker="." if len(steps) < 30 else "")
         _label(ax, f"{title}: {name}", "step")
     return figure
 

@@ -34,6 +34,9 @@ class RewardsConfig(Config):
     """Most draws per response while votes do not parse."""
     min_valid: int = Field(1, ge=1)
     """Responses with fewer valid votes are dropped as `too_few_votes`."""
+    reference: Literal["own", "random"] = "own"
+    """`random` shows the judge another post of the shard, as in the paper's ablation: what is won without it says how
+    much of the gain is the reference's."""
     aggregate: Literal["mean", "median", "majority"] = "mean"
     """How votes become a reward. The paper does not say; the mean is our reading of its figure 7."""
     sampling: Sampling = Sampling(temperature=1.0, top_p=0.9, max_tokens=1024, repetition_penalty=1.03)
@@ -57,6 +60,15 @@ AGGREGATES: Mapping[str, Callable[[Sequence[int]], float]] = {
     "median": lambda votes: float(statistics.median(votes)),
     "majority": majority,
 }
+
+
+def others(posts: pl.DataFrame) -> pl.DataFrame:
+    """Columns ugc_id and ugc, each id with the text of another post: the next one in the order of the ids' hashes, so
+    that no two share a text and the same shard always gives the same. Null where there is no other post."""
+    mixed = posts.sort(pl.col("ugc_id").map_elements(digest, return_dtype=pl.String))
+    if len(mixed) < 2:
+        return mixed.with_columns(ugc=pl.lit(None, pl.String))
+    return mixed.with_columns(ugc=pl.concat([mixed["ugc"].slice(1), mixed["ugc"].slice(0, 1)]))
 
 
 @dataclass
@@ -91,7 +103,10 @@ class Rewards:
 
     @property
     def fingerprint(self) -> Mapping[str, str]:
+        # Named only where it is not the post itself, so that tables from before there was a choice stay current.
+        reference = {} if self.config.reference == "own" else {"reference": self.config.reference}
         return {
+            **reference,
             "version": "1",
             "prompt": self.prompt.fingerprint,
             "parser": str(contract.PARSER_VERSION),
@@ -105,7 +120,7 @@ class Rewards:
     def build(self, shard: str, inputs: Mapping[str, pl.DataFrame]) -> Build:
         ballots = self._ballots(inputs)
         n, limit = self.config.n, self.config.max_draws
-        open_ballots = ballots
+        open_ballots = [b for b in ballots if not b.refused]
         while open_ballots:
             asked = [
                 (b, self._request(b, len(b.votes), min(n - len(b.valid), limit - len(b.votes)))) for b in open_ballots
@@ -129,9 +144,12 @@ class Rewards:
             .filter(pl.col("keep"))
             .select("response_id", "instruction_id", response="text")
             .join(instructions, on="instruction_id", maintain_order="left")
-            .join(posts, on="ugc_id", maintain_order="left")
+            .join(posts if self.config.reference == "own" else others(posts), on="ugc_id", maintain_order="left")
         )
-        return [_Ballot(row, wording.render(row), []) for row in judged.iter_rows(named=True)]
+        return [
+            _Ballot(row, wording.render(row), []) if row["ugc"] is not None else _Ballot(row, (), [], "no_other_post")
+            for row in judged.iter_rows(named=True)
+        ]
 
     def _request(self, ballot: _Ballot, first: int, count: int) -> Request:
         return Request(self.model, ballot.messages, self.config.sampling, tuple(range(first, first + count)))

@@ -1,8 +1,8 @@
 """Samples as token ids with a weight per token, packed into batches of like length so that little is padding.
 
-The loss is on the answers. The one word or digit that decides (True or False, the score) weighs more than the rest, and
-for a part of the samples the prompt's own text is read along as plain language modelling, with a small weight: a
-response beside its reference is full of repetitions, which is how a small model learns to look words up.
+The loss is on the answers, most of all on the words that decide (see `tasks.py`). For a part of the samples the
+prompt's own text is read along as plain language modelling, with a small weight: a response beside its reference is
+full of repetitions, which is how a small model learns to look words up.
 """
 
 from __future__ import annotations
@@ -11,19 +11,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pugc_core.tiny.tasks import Sample, Tasks
+from pugc_core.tiny.tasks import Part, Sample, Tasks
 from pugc_core.tiny.tokenizer import END
 
-STEP = 32  # lengths are rounded up to a multiple of this
-LONGEST = 640  # tokens; longer samples are left out of training
-WEIGHT = {"relevance": 6.0, "digit": 4.0}
+# Rows are padded to one of these lengths; longer samples are left out of training.
+LENGTHS = (64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 896)
+PLAIN = 0.3  # weight of general text
+STOPS = 0.5  # weight of the end of an answer
+READ_ALONG = 0.12  # weight of a prompt that is read along
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids of one sample, the weight of the loss on each, and the task."""
+    """Token ids of one sample, and the weight of the loss on each."""
 
-    task: str
     ids: list[int]
     weights: list[float]
 
@@ -39,35 +40,42 @@ class Batch:
 
 def encode(samples: Sequence[Sample], tokenizer: Any, prompt_weight: Sequence[float]) -> list[Encoded]:
     """The samples as ids and weights; `prompt_weight` is one number per sample, 0 for a loss on answers alone."""
-    pieces: list[str] = []
-    owner: list[tuple[int, bool]] = []
+    pieces: list[tuple[Part, ...]] = []
+    owner: list[int] = []
     for number, sample in enumerate(samples):
-        for text, is_answer in _pieces(sample, tokenizer):
-            pieces.append(text)
-            owner.append((number, is_answer))
-    digits = {tokenizer.convert_tokens_to_ids(d) for d in "12345"}
-    made = [Encoded(s.task, [], []) for s in samples]
-    for (number, is_answer), ids in zip(owner, tokenizer(pieces, add_special_tokens=False)["input_ids"], strict=True):
-        one = made[number]
-        one.ids.extend(ids)
-        if not is_answer:
-            one.weights.extend([prompt_weight[number]] * len(ids))
-            continue
-        weights = [WEIGHT["relevance"] if one.task == "relevance" else 1.0] * len(ids)
-        if one.task in ("quality", "rewards") and len(ids) > 1 and ids[-2] in digits:
-            weights[-2] = WEIGHT["digit"]
-        weights[-1] = 1.0
-        one.weights.extend(weights)
+        for piece in _pieces(sample, tokenizer, prompt_weight[number]):
+            pieces.append(piece)
+            owner.append(number)
+    made = [Encoded([], []) for _ in samples]
+    texts = ["".join(text for text, _ in piece) for piece in pieces]
+    coded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
+    for number, piece, ids, offsets in zip(owner, pieces, coded["input_ids"], coded["offset_mapping"], strict=True):
+        made[number].ids.extend(ids)
+        made[number].weights.extend(_weights(piece, offsets))
     return made
 
 
-def _pieces(sample: Sample, tokenizer: Any) -> Iterator[tuple[str, bool]]:
+def _pieces(sample: Sample, tokenizer: Any, prompt_weight: float) -> Iterator[tuple[Part, ...]]:
     if not sample.turns:
-        yield sample.text + END, True
+        yield ((sample.text, PLAIN), (END, PLAIN))
     for turn in sample.turns:
         messages = [m._asdict() for m in turn.messages]
-        yield tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False), False
-        yield turn.answer + END, True
+        yield ((tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False), prompt_weight),)
+        yield (*turn.parts, (END, STOPS))
+
+
+def _weights(parts: Sequence[Part], offsets: Sequence[tuple[int, int]]) -> list[float]:
+    """The weight of each token: that of the part its last character lies in."""
+    made: list[float] = []
+    rest = iter(parts)
+    text, weight = next(rest)
+    end = len(text)
+    for _, stop in offsets:
+        while stop > end:
+            text, weight = next(rest)
+            end += len(text)
+        made.append(weight)
+    return made
 
 
 class Packer:
@@ -83,15 +91,19 @@ class Packer:
         """The batches that are full now; the other samples wait for more of their length."""
         full: list[Batch] = []
         for one in encoded:
-            length = -(-len(one.ids) // STEP) * STEP
-            if length > LONGEST:
+            length = next((n for n in LENGTHS if n >= len(one.ids)), None)
+            if length is None:
                 continue
             rows = self.waiting.setdefault(length, [])
             rows.append(one)
-            if len(rows) >= max(1, self.tokens // length):
+            if len(rows) >= self.rows(length):
                 full.append(_pad(rows, length, self.pad))
                 rows.clear()
         return full
+
+    def rows(self, length: int) -> int:
+        """How many rows of this length make a batch."""
+        return max(1, self.tokens // length)
 
     def rest(self) -> list[Batch]:
         """Everything that still waits."""
@@ -117,9 +129,8 @@ def chunk(tasks: Tasks, tokenizer: Any, packer: Packer, progress: float, samples
     """The next `samples` samples for this point of the training, as batches in random order."""
     rng = tasks.rng
     made = [tasks.sample(progress) for _ in range(samples)]
-    share = {"rewards": 0.9 - 0.7 * progress, "quality": 0.0}
-    reads_along = [rng.random() < share.get(s.task, 0.4 - 0.25 * progress) for s in made]
-    weights = [0.3 if yes else 0.0 for yes in reads_along]
+    reads_along = 0.9 - 0.5 * progress
+    weights = [READ_ALONG if s.task != "quality" and rng.random() < reads_along else 0.0 for s in made]
     batches = packer.add(encode(made, tokenizer, weights))
     rng.shuffle(batches)
     return batches

@@ -1,171 +1,246 @@
-"""What the model can do on documents that it never saw: `python -m pugc_core.tiny.measure --data DIR --model DIR`.
+"""What the bundled model can do on documents that it never saw: `python -m pugc_core.tiny.measure --data DIR`.
 
-Prints one JSON object: loss per task, accuracy of the relevance filter, correlation of the mean reward vote with the
-overlap of response and reference, how well the quality score parts real posts from damaged ones (AUC), the share of
-free answers that parse at temperature 1.0, and of the instructor's answers (at 0.7) the shares that are one question
-and that share a content word with the post.
+Asks what the pipeline asks: the prompts, the sampling and the engines are those of the `tiny` recipe. Prints a table of
+figures with 95% intervals, then samples as they come, none picked. Without `--data` the posts of the bundled sample
+are asked about; they too were never trained on, but they are few.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import statistics
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-import torch
-from torch.nn.functional import cross_entropy
-
-from pugc_core.prompts import instructions, quality, rewards
-from pugc_core.tiny import corpus, weights
-from pugc_core.tiny.batches import whole
+from pugc_core import intervals, recipe
+from pugc_core.engines import open_engine
+from pugc_core.engines.base import Engine, Generation, Request, Sampling
+from pugc_core.intervals import Estimate
+from pugc_core.models import BUNDLED, ModelSpec
+from pugc_core.prompts import instructions, quality, relevance, responses, rewards
+from pugc_core.prompts.base import Message
+from pugc_core.tiny import corpus
+from pugc_core.tiny.corpus import Document
 from pugc_core.tiny.tasks import Sample, Tasks
-from pugc_core.tiny.text import Salience, content
+from pugc_core.tiny.text import Salience, content, overlap, sentences
 
-VOTES = 8
-
-
-def quick(model: Any, tok: Any, samples: Mapping[str, Sequence[Sample]]) -> dict[str, float]:
-    """Per task, the share of the answer's tokens that the model puts first; for relevance the verdict of the first
-    turn, for the judges (named `…_score`) the score digit, both given what goes before."""
-    made: dict[str, float] = {}
-    model.eval()
-    for task, chosen in samples.items():
-        kept = [s if task != "relevance" else Sample(task, s.turns[:1]) for s in chosen]
-        right, scores = _right(model, tok, kept)
-        made[task] = sum(right) / len(right)
-        if task in ("quality", "rewards"):
-            made[f"{task}_score"] = sum(scores) / len(scores)
-    model.train()
-    return made
+SETTINGS = recipe.load("tiny")
+VOTES = SETTINGS.rewards.n
+LENGTH = 0.8  # of the lengths in training, see `Tasks.words`
 
 
-@torch.no_grad()
-def _right(model: Any, tok: Any, samples: Sequence[Sample]) -> tuple[list[bool], list[bool]]:
-    """For every answer token whether it comes first, and for the last token before the end of each answer."""
-    tokens: list[bool] = []
-    last: list[bool] = []
-    for batch in whole(samples, tok):
-        ids, at = torch.tensor(batch.ids), torch.tensor(batch.weights)[:, 1:] > 0
-        hit = model(input_ids=ids[:, :-1]).logits.argmax(-1) == ids[:, 1:]
-        for row, where in zip(hit, at, strict=True):
-            found = row[where].tolist()
-            last.extend(found[-2:-1])
-            tokens.extend(found[:1] if samples[0].task == "relevance" else found)
-    return tokens, last
+class Figure(NamedTuple):
+    """A row of the table."""
+
+    role: str
+    measure: str
+    estimate: Estimate
+    goal: str = ""
+
+    def __str__(self) -> str:
+        return f"| {self.role} | {self.measure} | {self.estimate} | {self.estimate.n} | {self.goal} |"
 
 
-@torch.no_grad()
-def loss(model: Any, tok: Any, samples: Sequence[Sample]) -> float:
-    """The mean loss per answer token."""
-    total, count = 0.0, 0
-    for batch in whole(samples, tok):
-        ids, at = torch.tensor(batch.ids), torch.tensor(batch.weights)[:, 1:] > 0
-        logits = model(input_ids=ids[:, :-1]).logits[at].float()
-        total += cross_entropy(logits, ids[:, 1:][at], reduction="sum").item()
-        count += int(at.sum())
-    return total / count
+@dataclass
+class Asker:
+    """An engine, and what has gone through it."""
+
+    engine: Engine
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    seconds: float = 0.0
+
+    def __call__(self, prompts: Sequence[tuple[Message, ...]], sampling: Sampling, draws: int = 1) -> list[list[str]]:
+        """The answers to each prompt, in order; a prompt that does not fit has none."""
+        asked = [Request("measured", prompt, sampling, tuple(range(draws))) for prompt in prompts]
+        texts: dict[bytes, str] = {}
+        first = {request.key(0) for request in asked}  # the draws of one request share its prompt
+        began = time.monotonic()
+        for answer in self.engine.generate(iter(asked)):
+            if isinstance(answer, Generation):
+                texts[answer.key] = answer.text
+                self.completion_tokens += answer.completion_tokens
+                self.prompt_tokens += answer.prompt_tokens if answer.key in first else 0
+        self.seconds += time.monotonic() - began
+        return [[texts[key] for d in r.draws if (key := r.key(d)) in texts] for r in asked]
 
 
-@torch.no_grad()
-def answers(
-    model: Any, tok: Any, samples: Sequence[Sample], draws: int, temperature: float = 1.0, top_p: float = 1.0
-) -> list[list[str]]:
-    """`draws` free answers to the first turn of each sample."""
-    order = sorted(range(len(samples)), key=lambda i: len(str(samples[i].turns[0].messages)))
-    made: list[list[str]] = [[] for _ in samples]
-    for start in range(0, len(order), 4):
-        part = order[start : start + 4]
-        texts = [
-            tok.apply_chat_template(
-                [m._asdict() for m in samples[i].turns[0].messages], add_generation_prompt=True, tokenize=False
-            )
-            for i in part
-        ]
-        inputs = tok(texts, return_tensors="pt", padding=True, add_special_tokens=False)
-        out = model.generate(
-            input_ids=inputs["input_ids"],
-            attention_mask=inputs["attention_mask"],
-            do_sample=True,
-            temperature=temperature,
-            top_k=0,
-            top_p=top_p,
-            max_new_tokens=64,
-            num_return_sequences=draws,
-        )
-        decoded = tok.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        for place, i in enumerate(part):
-            made[i] = decoded[place * draws : (place + 1) * draws]
-    return made
+def auc(pairs: Sequence[tuple[bool, float]]) -> float:
+    """The chance that a sound one scores above a damaged one, ties counted half (Mann and Whitney)."""
+    good = [score for sound, score in pairs if sound]
+    bad = [score for sound, score in pairs if not sound]
+    if not good or not bad:
+        return 0.5
+    return statistics.fmean((g > b) + 0.5 * (g == b) for g in good for b in bad)
 
 
-def correlation(a: Sequence[float], b: Sequence[float]) -> float:
+def correlation(pairs: Sequence[tuple[float, float]]) -> float:
     """Pearson's r; 0 when either side does not vary."""
-    if len(set(a)) < 2 or len(set(b)) < 2:
-        return 0.0
-    return statistics.correlation(a, b)
+    ours, theirs = zip(*pairs, strict=True)
+    return statistics.correlation(ours, theirs) if len(set(ours)) > 1 and len(set(theirs)) > 1 else 0.0
 
 
-def auc(good: Sequence[float], bad: Sequence[float]) -> float:
-    """The chance that a good one scores above a bad one, ties counted half."""
-    wins = sum((g > b) + 0.5 * (g == b) for g in good for b in bad)
-    return wins / (len(good) * len(bad))
+def well_formed(question: str) -> bool:
+    """Whether it is one sentence, begun and ended as a sentence is, that leans on no context."""
+    ends = question.endswith(("?", ".", "!"))
+    one = question[:1].isupper() and len(sentences(question)) == 1
+    return ends and one and not instructions.refers_to_context(question)
 
 
-def _post(prompt: str) -> str:
-    """The post within a rendered instruction prompt."""
-    return prompt.partition("<context start>")[2].partition("<context end>")[0]
+def measure_relevance(ask: Asker, tasks: Tasks, count: int) -> Iterator[Figure]:
+    samples = _fresh(tasks.relevance, tasks, count)
+    answers = ask([s.turns[0].messages for s in samples], SETTINGS.relevance.sampling)
+    verdicts = [relevance.parse(a[0]) if a else None for a in answers]
+    right = [(s.kind, verdict == bool(s.target)) for s, verdict in zip(samples, verdicts, strict=True)]
+    role = "relevance"
+    yield Figure(role, "accuracy of the constrained True or False", intervals.share([r for _, r in right]), "≥ 0.85")
+    for kind, name in (("own", "questions that people asked"), ("stock", "stock questions")):
+        if some := [r for k, r in right if k == kind]:
+            yield Figure(role, f"the same, {name}", intervals.share(some))
 
 
-def full(model: Any, tok: Any, tasks: Tasks, count: int) -> dict[str, float]:
-    """All figures, over `count` fresh samples per task."""
-    model.eval()
-    samples = {task: [tasks.of(task, tasks.words(0.8)) for _ in range(count)] for task in tasks.makers}
-    made = {f"loss_{task}": loss(model, tok, chosen) for task, chosen in samples.items()}
-    made["relevance_accuracy"] = quick(model, tok, {"relevance": samples["relevance"]})["relevance"]
-    model.eval()
-    votes = [[rewards.parse(a) for a in draws] for draws in answers(model, tok, samples["rewards"], VOTES)]
-    pairs = [
-        (statistics.fmean(valid), s.target)
-        for v, s in zip(votes, samples["rewards"], strict=True)
-        if s.target is not None and (valid := [x for x in v if x is not None])
-    ]
-    made["reward_correlation"] = correlation([p[0] for p in pairs], [p[1] for p in pairs])
-    made["reward_parses"] = statistics.fmean(x is not None for v in votes for x in v)
-    scores = [[quality.parse(a) for a in draws] for draws in answers(model, tok, samples["quality"], 2)]
-    made["quality_parses"] = statistics.fmean(x is not None for v in scores for x in v)
-    good: list[float] = []
-    bad: list[float] = []
-    for v, s in zip(scores, samples["quality"], strict=True):
-        if valid := [x for x in v if x is not None]:
-            (good if (s.target or 0) >= 4 else bad).append(statistics.fmean(valid))
-    made["quality_auc"] = auc(good, bad) if good and bad else 0.5
-    asked = samples["instructions"]
-    questions = [instructions.parse(a[0]) for a in answers(model, tok, asked, 1, temperature=0.7, top_p=0.9)]
-    made["instructor_one_question"] = statistics.fmean(q.count("?") == 1 and q.endswith("?") for q in questions)
-    texts = [s.turns[0].messages[-1].content for s in asked]
-    named = [bool(set(content(q)) & set(content(_post(t)))) for q, t in zip(questions, texts, strict=True)]
-    made["instructor_names_the_post"] = statistics.fmean(named)
-    return {name: round(value, 3) for name, value in made.items()}
+def measure_rewards(ask: Asker, tasks: Tasks, count: int) -> Iterator[Figure]:
+    """The judge with the reference, with none, and with that of another post; the truth is always the overlap of the
+    response with its own reference."""
+    cases = list(_cases(tasks, count))
+    role = "reward judge"
+    shown: dict[str, Callable[[int], str]] = {
+        "with the reference": lambda i: cases[i][2],
+        "without a reference": lambda i: "",
+        "with the reference of another post": lambda i: cases[(i + 1) % count][2],
+    }
+    goals = ("≥ 0.7", "clearly below", "chance")
+    for (name, reference), goal in zip(shown.items(), goals, strict=True):
+        prompts = [
+            rewards.WORDINGS["short"].render({"instruction": q, "response": r, "ugc": reference(i)})
+            for i, (q, r, _, _) in enumerate(cases)
+        ]
+        votes = [[rewards.parse(a) for a in draws] for draws in ask(prompts, SETTINGS.rewards.sampling, VOTES)]
+        valid = [[v for v in some if v is not None] for some in votes]
+        pairs = [(statistics.fmean(v), truth) for v, (*_, truth) in zip(valid, cases, strict=True) if v]
+        label = f"correlation of {VOTES} votes' mean with the overlap (F1), {name}"
+        yield Figure(role, label, intervals.bootstrap(pairs, correlation), goal)
+        if name == "with the reference":
+            parsed = [v is not None for some in votes for v in some]
+            yield Figure(role, "free answers that parse at T = 1.0, top-p 0.9", intervals.share(parsed), "≥ 0.98")
+            hot = SETTINGS.rewards.sampling.model_copy(update={"temperature": 1.0, "top_p": 1.0})
+            free = [rewards.parse(a) is not None for draws in ask(prompts, hot, 2) for a in draws]
+            yield Figure(role, "the same, top-p 1", intervals.share(free))
+
+
+def _cases(tasks: Tasks, count: int) -> Iterator[tuple[str, str, str, float]]:
+    """Question, response, reference as shown, and their overlap."""
+    made = 0
+    while made < count:
+        sample = tasks.of("rewards", tasks.words(LENGTH))
+        text = sample.turns[0].messages[-1].content
+        head, _, rest = text.partition("###The instruction to evaluate:\n")
+        question, _, rest = rest.partition("\n###Response to evaluate:\n")
+        response, _, rest = rest.partition("\n###Reference Document:\n")
+        reference = rest.rpartition("\n###Score Rubrics:")[0]
+        if head and response and reference:
+            made += 1
+            yield question, response, reference, overlap(response, reference)
+
+
+def measure_instructions(ask: Asker, tasks: Tasks, count: int) -> Iterator[Figure]:
+    samples = _fresh(tasks.instructions, tasks, count)
+    answers = ask([s.turns[0].messages for s in samples], SETTINGS.instructions.sampling)
+    questions = [instructions.parse(a[0]) if a else "" for a in answers]
+    posts = [s.turns[0].messages[-1].content.partition("<context start>")[2] for s in samples]
+    formed = [well_formed(q) for q in questions]
+    named = [bool(set(content(q)) & set(content(post))) for q, post in zip(questions, posts, strict=True)]
+    role = "instructor"
+    both = [f and n for f, n in zip(formed, named, strict=True)]
+    yield Figure(role, "one well-formed sentence that names something of the post", intervals.share(both), "≥ 0.9")
+    yield Figure(role, "of these: well-formed", intervals.share(formed))
+    yield Figure(role, "of these: names something of the post", intervals.share(named))
+
+
+def measure_quality(ask: Asker, tasks: Tasks, count: int) -> Iterator[Figure]:
+    samples = _fresh(tasks.quality, tasks, count)
+    answers = ask([s.turns[0].messages for s in samples], SETTINGS.quality.sampling)
+    scores = [quality.parse(a[0]) if a else None for a in answers]
+    scored = [(s.kind, float(v)) for s, v in zip(samples, scores, strict=True) if v is not None]
+    role = "quality judge"
+    every = [(kind == "real", v) for kind, v in scored]
+    yield Figure(role, "AUC, sound posts against damaged ones", intervals.bootstrap(every, auc), "≥ 0.85")
+    for damage in sorted({kind for kind, _ in scored} - {"real"}):
+        some = [(kind == "real", v) for kind, v in scored if kind in ("real", damage)]
+        yield Figure(role, f"the same, damaged: {damage}", intervals.bootstrap(some, auc))
+    yield Figure(role, "answers that parse", intervals.share([v is not None for v in scores]))
+
+
+def _fresh(make: Callable[[int], Sample | None], tasks: Tasks, count: int) -> list[Sample]:
+    made: list[Sample] = []
+    while len(made) < count:
+        if sample := make(tasks.words(LENGTH)):
+            made.append(sample)
+    return made
+
+
+MEASURES = (measure_relevance, measure_rewards, measure_instructions, measure_quality)
+
+
+def examples(ask: Asker, tasks: Tasks, count: int = 10) -> Iterator[str]:
+    """The policy's answers to questions of the test side, as they come."""
+    asked = {s.turns[0].messages: None for s in _fresh(tasks.responses, tasks, 4 * count)}  # each question once
+    questions = list(asked)[:count]
+    for prompt, answer in zip(questions, ask(questions, SETTINGS.responses.sampling), strict=True):
+        said = " ".join(responses.parse(answer[0]).split()) if answer else "(prompt too long)"
+        yield f"> {' '.join(prompt[-1].content.split())}\n>\n> *{said}*"
+
+
+def speed(spec: ModelSpec, prompts: Sequence[tuple[Message, ...]], draws: int) -> tuple[str, float, float]:
+    """Name of the engine, prompt and completion tokens per second, all in one go, after a first request to warm up."""
+    engine = open_engine(spec)
+    try:
+        Asker(engine)(prompts[:1], SETTINGS.rewards.sampling)
+        ask = Asker(engine)
+        ask(prompts[1:], SETTINGS.rewards.sampling, draws)
+    finally:
+        engine.close()
+    return engine.name, ask.prompt_tokens / ask.seconds, ask.completion_tokens / ask.seconds
+
+
+def split(data: Path | None) -> tuple[list[Document], list[Document]]:
+    """Documents to count words in, and documents to ask about."""
+    sides = corpus.load(data)
+    if data is None:
+        return [*sides.train, *sides.test], [*sides.train, *sides.test]
+    return sides.train, sides.test
 
 
 def main(arguments: list[str] | None = None) -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    parser = argparse.ArgumentParser(description="Measure the bundled model on the test side of its data.")
-    parser.add_argument("--data", type=Path, required=True, help="folder of the open data")
-    parser.add_argument("--model", type=Path, default=weights(), help="folder of the model (default: the bundled one)")
-    parser.add_argument("--count", type=int, default=100, help="samples per task (default 100)")
+    parser = argparse.ArgumentParser(description="Measure the bundled model on documents it never saw.")
+    parser.add_argument("--data", type=Path, help="folder of the open data; without it, the bundled sample posts")
+    parser.add_argument("--model", default=BUNDLED, help="folder of the model (default: the bundled one)")
+    parser.add_argument("--count", type=int, default=300, help="samples per role (default 300)")
     options = parser.parse_args(arguments)
-    torch.manual_seed(0)
-    split = corpus.load(options.data)
-    tasks = Tasks(split.test, Salience(d.text for d in split.train), random.Random(1))
-    tok = AutoTokenizer.from_pretrained(options.model)
-    model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32)
-    print(json.dumps(full(model, tok, tasks, options.count), indent=1))
+    train, test = split(options.data)
+    tasks = Tasks(test, Salience(d.text for d in train), random.Random(1))
+    spec = ModelSpec(id=options.model)
+    print(f"{len(test)} documents that were not trained on; {options.count} samples per role\n")
+    print("| role | measure | value (95% interval) | samples | goal |\n|---|---|---|---|---|")
+    engine = open_engine(spec)
+    try:
+        ask = Asker(engine)
+        for measure in MEASURES:
+            for figure in measure(ask, tasks, options.count):
+                print(figure, flush=True)
+        print("\nTen answers of the policy, unpicked:\n")
+        print("\n\n".join(examples(ask, tasks)))
+    finally:
+        engine.close()
+    print("\n| engine | prompt tokens/s | completion tokens/s |\n|---|---|---|")
+    prompts = [s.turns[0].messages for s in _fresh(tasks.rewards, tasks, 1 + min(options.count, 64))]
+    for name in ("vllm", "transformers"):
+        engine_name, read, written = speed(spec.model_copy(update={"engine": name}), prompts, VOTES)
+        print(f"| {engine_name} | {read:,.0f} | {written:,.0f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -2,62 +2,57 @@
 
 from __future__ import annotations
 
-# Questions about one or two key words of a post, for posts that come without a question of their own.
+# Questions about one or two key words of a post, for posts that come without a question of their own; all of them go
+# with one thing or several.
 ASK_ONE = (
     "What should I know about {a}?",
     "How do I deal with {a}?",
     "What is the best way to handle {a}?",
-    "Why does {a} matter?",
-    "How does {a} work?",
+    "Why should I care about {a}?",
     "Can you explain {a} in simple words?",
     "What can go wrong with {a}?",
+    "What is there to say about {a}?",
 )
 ASK_TWO = (
     "What should I know about {a} and {b}?",
     "How do {a} and {b} go together?",
     "What is the best way to handle {a} and {b}?",
-    "Why does {a} matter for {b}?",
-    "How can I get {a} right when it comes to {b}?",
+    "What does {a} have to do with {b}?",
+    "What is important about {a} when it comes to {b}?",
     "Can you explain how {a} and {b} are related?",
     "What do you advise on {a} and {b}?",
 )
 
+# Feedback of the two judges opens with the word that decides, the same word that the rubric has for the score.
+WORTH = {1: "Useless", 2: "Weak", 3: "Fair", 4: "Good", 5: "Excellent"}
 VERDICT = {
-    1: (
-        "It is off topic.",
-        "It does not answer the request.",
-        "Nothing useful is said.",
-        "It speaks of something else.",
-    ),
-    2: ("A weak answer.", "It touches the topic only.", "Most of what is asked is left out.", "Little of it helps."),
-    3: ("A fair answer.", "It has the basics.", "About half of it is there.", "It is useful but not complete."),
-    4: ("A good answer.", "Most of it is there.", "It is nearly complete.", "Clear and mostly complete."),
-    5: ("An excellent answer.", "It is all there.", "Complete and to the point.", "Nothing of weight is left out."),
+    1: ("Off topic", ("it speaks of something else", "nothing of it is there", "it does not answer the request")),
+    2: ("Weak", ("most of it is left out", "it only touches the matter", "little of it helps")),
+    3: ("Fair", ("about half of it is there", "it has the basics", "useful but not complete")),
+    4: ("Good", ("most of it is there", "nearly complete", "clear, with small gaps")),
+    5: ("Excellent", ("it is all there", "complete and to the point", "nothing of weight is left out")),
 }
-
-GOOD = {
-    3: (
-        "Short: it names {words} and leaves most of it open.",
-        "A start on {words}, but a reader would have to ask further.",
-    ),
+SOUND = {
+    3: ("it names {words} and leaves most of it open", "a start on {words}, but a reader would have to ask further"),
     4: (
-        "The post is clear and says useful things about {words}.",
-        "A clear post; a question about {words} can be answered from it.",
-        "It is well ordered and explains {words}, with small gaps.",
+        "it says useful things about {words}",
+        "a question about {words} can be answered from it",
+        "well ordered, it explains {words} with small gaps",
     ),
     5: (
-        "Detailed and clear: the post gives concrete facts about {words}.",
-        "The writer knows the matter and gives full detail on {words}.",
-        "An excellent post with real experience of {words}.",
+        "it gives concrete facts about {words}",
+        "the writer knows the matter and gives full detail on {words}",
+        "there is real experience of {words} in it",
     ),
 }
 BROKEN = {
-    "shuffled": (1, ("The words are in no order and make no sense.", "This cannot be read; the words are mixed up.")),
-    "advert": (1, ("This is advertising and answers no question.", "It only wants to sell something.")),
-    "repeated": (1, ("The same words come again and again.", "It repeats itself and says nothing.")),
-    "vague": (2, ("Vague: it gives no concrete facts.", "It stays general and helps nobody.")),
-    "cut": (2, ("It breaks off in the middle of a sentence.", "The end is missing.")),
-    "mixed": (2, ("It jumps from one topic to another.", "Two topics are mixed up here.")),
+    "shuffled": (1, ("the words are in no order and make no sense", "it cannot be read, the words are mixed up")),
+    "advert": (1, ("this is advertising and answers no question", "it only wants to sell something")),
+    "repeated": (1, ("the same words come again and again", "it repeats itself and says nothing")),
+    "vague": (2, ("vague, without concrete facts", "it stays general and helps nobody")),
+    "cut": (2, ("it breaks off in the middle of a sentence", "the end is missing")),
+    "reordered": (2, ("the sentences are out of order", "one sentence does not follow from the other")),
+    "mixed": (2, ("it jumps from one topic to another", "two topics are mixed up here")),
 }
 
 TITLES = (

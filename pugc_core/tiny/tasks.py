@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from string import Formatter
 
 from pugc_core.prompts import instructions, quality, relevance, responses, rewards
 from pugc_core.prompts.base import Message
@@ -25,35 +26,52 @@ from pugc_core.tiny.text import (
     listed,
     overlap,
     sentences,
+    shuffle_sentences,
     shuffle_words,
 )
 
 # Share of the samples per task; `plain` (general text) shrinks as training goes on, see `Tasks.sample`.
-MIXTURE = {"quality": 0.13, "instructions": 0.17, "relevance": 0.24, "responses": 0.16, "rewards": 0.30}
-PLAIN_FIRST, PLAIN_LAST = 0.25, 0.05
+MIXTURE = {"quality": 0.13, "instructions": 0.16, "relevance": 0.17, "responses": 0.2, "rewards": 0.34}
+PLAIN_FIRST, PLAIN_LAST = 0.45, 0.12
 LEVELS = (0.08, 0.25, 0.5, 0.8)  # overlap F1 from which a response earns 2, 3, 4, 5
 LONG_ANSWER = 90
 SHORT_POST = 40  # words below which a sound post is only fair
-DAMAGE = ("shuffled", "advert", "advert", "repeated", "vague", "vague", "cut", "mixed")
+DAMAGE = ("shuffled", "advert", "advert", "repeated", "vague", "cut", "cut", "reordered", "reordered", "mixed")
 KINDS = ("copy", "part", "part", "mixed", "mixed", "thin", "thin", "thin", "foreign", "rest", "rest", "cut", "salad")
+
+NO_NOUN = ("ly", "ing", "ed", "ous", "ful", "ive", "able", "'s")  # few words that end so name a thing
+
+# Weight of the loss: on words that always stand there, on running text, on a word picked from the prompt, and on a word
+# that decides.
+FIXED, TEXT, PICKED, DECIDED = 0.1, 0.4, 1.5, 5.0
+VERDICT, TRUTH = 8.0, 12.0  # of the judges' one word, and of True or False, which has to outweigh all other text
+Part = tuple[str, float]
+CHECKED = 3  # words that one vote looks up
+LONG_FROM, LONG_SHARE = 0.45, 0.08
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One question to the model and the answer that it should give."""
+    """One question to the model and the answer that it should give, in parts with a weight each."""
 
     messages: tuple[Message, ...]
-    answer: str
+    parts: tuple[Part, ...]
+
+    @property
+    def answer(self) -> str:
+        return "".join(text for text, _ in self.parts)
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What is learnt from in one piece: turns of one task, or plain text. `target` is the score or truth, if any."""
+    """What is learnt from in one piece: turns of one task, or plain text. `target` is the score or truth, if any;
+    `kind` how the text at issue was made, where a rule made it."""
 
     task: str
     turns: tuple[Turn, ...] = ()
     text: str = ""
     target: float | None = None
+    kind: str = ""
 
 
 class Tasks:
@@ -80,14 +98,16 @@ class Tasks:
     def sample(self, progress: float) -> Sample:
         """A sample of a task drawn from the mixture, as hard as the `progress` of the training (0 to 1) allows."""
         self.repeats = max(0.0, 0.7 - 2 * progress)  # copying comes before comparing
-        plain = PLAIN_FIRST + (PLAIN_LAST - PLAIN_FIRST) * progress
+        plain = PLAIN_FIRST + (PLAIN_LAST - PLAIN_FIRST) * min(1.0, 2 * progress)
         names = ["plain", *MIXTURE]
         shares = [plain, *(share * (1 - plain) for share in MIXTURE.values())]
         return self.of(self.rng.choices(names, shares)[0], self.words(progress))
 
     def words(self, progress: float) -> int:
-        """The length of the next text: short ones alone for the first quarter, then longer by and by."""
-        return int(self.rng.uniform(15, 40 + 150 * max(0.0, progress - 0.25) / 0.75))
+        """The length of the next text: short ones alone for the first fifth, then longer by and by, a few very long."""
+        if progress > LONG_FROM and self.rng.random() < LONG_SHARE:
+            return self.rng.randint(180, 550)
+        return int(self.rng.uniform(15, 40 + 150 * max(0.0, min(1.0, (progress - 0.2) / 0.6))))
 
     def of(self, task: str, words: int) -> Sample:
         """A sample of this task; documents that do not serve are passed over."""
@@ -113,17 +133,17 @@ class Tasks:
             if other.key != document.key:
                 return other
 
-    def _question(self, document: Document, text: str) -> str:
-        """The document's own question, or one made from key words of the text; empty when there are none."""
-        if document.question and self.rng.random() < 0.6:
-            return document.question
-        words = self.salient(text, 6)
+    def _question(self, document: Document, text: str, own: float = 0.6) -> tuple[Part, ...]:
+        """The document's own question (where it has one, in a share `own` of the cases), or one made from key words of
+        the text; empty when there are none."""
+        if document.question and self.rng.random() < own:
+            return ((document.question, TEXT),)
+        words = [w for w in self.salient(text, 12) if not w.endswith(NO_NOUN)][:6]
         if len(words) < 2:
-            return document.question
+            return ((document.question, TEXT),) if document.question else ()
         a, b = self.rng.sample(words[: self.rng.choice((3, 6))] if len(words) > 2 else words, 2)
-        if self.rng.random() < 0.4:
-            return self.rng.choice(phrases.ASK_ONE).format(a=a)
-        return self.rng.choice(phrases.ASK_TWO).format(a=a, b=b)
+        form = self.rng.choice(phrases.ASK_ONE if self.rng.random() < 0.3 else phrases.ASK_TWO)
+        return filled(form, PICKED, a=a, b=b)
 
     def plain(self, words: int) -> Sample | None:
         parts = sentences(self.rng.choice(self.all).text)
@@ -134,14 +154,20 @@ class Tasks:
         return Sample("plain", text=text) if text else None
 
     def instructions(self, words: int) -> Sample | None:
+        """A question that the text answers, and further ones about it, for the price of reading the text once."""
         document = self.rng.choice(self.real)
         text = self._text(document, words)
-        question = self._question(document, text)
-        if not text or not question or instructions.refers_to_context(question):
-            return None
         example = self.rng.choice(instructions.EXAMPLES)
         messages = instructions.WORDINGS["short"].render({"example": example, "ugc": self._shown(document, text)})
-        return Sample("instructions", (Turn(messages, question),))
+        turns: list[Turn] = []
+        for _ in range(self.rng.choice((1, 3))):
+            question = self._question(document, text, own=0.3)
+            if not text or not question or instructions.refers_to_context(joined(question)):
+                return None
+            if joined(question) not in (turn.answer for turn in turns):
+                turns.append(Turn(messages, question))
+            messages = (Message("user", "Another one."),)
+        return Sample("instructions", tuple(turns))
 
     def relevance(self, words: int) -> Sample | None:
         """Several questions on one text: the first as the pipeline asks it, the others as further turns, which makes
@@ -151,10 +177,11 @@ class Tasks:
         shown = self._shown(document, text)
         turns: list[Turn] = []
         asked: set[str] = set()
+        kind = ""
         for _ in range(self.rng.choice((1, 3, 5))):
             truth = self.rng.random() < 0.5
             source = document if truth else self._other(document)
-            question = self._question(source, text if truth else self._text(source, 100))
+            question = joined(self._question(source, text if truth else self._text(source, 100)))
             if not text or not question:
                 return None
             messages = relevance.WORDINGS["short"].render({"ugc": shown, "instruction": question})
@@ -162,12 +189,13 @@ class Tasks:
                 ask = messages[-1].content
                 messages = (Message("user", ask[ask.rindex("###Question") :]),)
             if question not in asked:
-                turns.append(Turn(messages, str(truth)))
+                turns.append(Turn(messages, ((str(truth), TRUTH),)))
             asked.add(question)
-        return Sample("relevance", tuple(turns), target=float(turns[0].answer == "True"))
+            kind = kind or ("own" if question == source.question else "stock")
+        return Sample("relevance", tuple(turns), target=float(turns[0].answer == "True"), kind=kind)
 
     def responses(self, words: int) -> Sample | None:
-        if self.rng.random() < 0.65 and self.answered:
+        if self.rng.random() < 0.6 and self.answered:
             document = self.rng.choice(self.answered)
             question, answer = document.question, document.answer
             if document.kind == "passage" and len(answer.split()) < 6:
@@ -175,27 +203,32 @@ class Tasks:
         else:
             document = self.rng.choice(self.real)
             answer = excerpt(document.text, min(max(words, 25), 70))
-            question = self._question(document, answer)
+            question = joined(self._question(document, answer))
         if not question or not answer:
             return None
-        return Sample("responses", (Turn(responses.WORDINGS["default"].render({"instruction": question}), answer),))
+        prompt = responses.WORDINGS["default"].render({"instruction": question})
+        return Sample("responses", (Turn(prompt, ((answer, TEXT),)),))
 
     def quality(self, words: int) -> Sample | None:
         document = self.rng.choice(self.posts if self.rng.random() < 0.6 else self.real)
         text = self._text(document, max(words, 30))
         if len(text.split()) < 20:
             return None
-        kind = "real" if self.rng.random() < 0.55 else self.rng.choice(DAMAGE)
+        kind = "real" if self.rng.random() < 0.5 else self.rng.choice(DAMAGE)
+        if kind == "reordered" and len(sentences(text)) < 4:
+            kind = "shuffled"
+        reason: tuple[Part, ...]
         if kind == "real":
             score = 5 if detail(text) >= DETAILED else 3 if len(text.split()) < SHORT_POST else 4
             named = self.salient(text, 4)[: self.rng.choice((1, 2))] or ["it"]
-            reason = self.rng.choice(phrases.GOOD[score]).format(words=listed(named))
+            reason = filled(self.rng.choice(phrases.SOUND[score]), PICKED, words=listed(named))
         else:
             text = self._damage(kind, text, document)
             score, reasons = phrases.BROKEN[kind]
-            reason = self.rng.choice(reasons)
+            reason = ((self.rng.choice(reasons), 2 * TEXT),)
         messages = quality.WORDINGS["short"].render({"ugc": self._shown(document, text)})
-        return Sample("quality", (Turn(messages, f"{reason}\nScore: {score}"),), target=score)
+        parts = ((phrases.WORTH[score], VERDICT), (": ", FIXED), *reason, (f".\nScore: {score}", FIXED))
+        return Sample("quality", (Turn(messages, parts),), target=score, kind=kind)
 
     def _damage(self, kind: str, text: str, document: Document) -> str:
         rng = self.rng
@@ -203,6 +236,8 @@ class Tasks:
             return shuffle_words(text, rng)
         if kind == "cut":
             return cut_off(text, rng)
+        if kind == "reordered":
+            return shuffle_sentences(text, rng)
         if kind == "repeated":
             return " ".join([rng.choice(sentences(text))] * rng.randint(4, 8))
         if kind == "mixed":
@@ -217,48 +252,79 @@ class Tasks:
         return " ".join(chosen).format_map(_Fill(t=topic, n=str(rng.randint(10, 90))))
 
     def rewards(self, words: int) -> Sample | None:
+        """A vote as the pipeline asks for it, and in a further turn more words that are there or not."""
         document = self.rng.choice(self.real)
-        reference = self._text(document, min(words, 140))
-        if len(content(reference)) < 4 or not (question := self._question(document, reference)):
+        reference = self._text(document, min(words, 400))
+        if len(content(reference)) < 4 or not (question := joined(self._question(document, reference))):
             return None
         wanted = self.rng.randint(1, 5)
         for _ in range(12):
-            response, whole = self._response(document, reference)
-            score = judged(response, reference, whole)
+            response, kind = self._response(document, reference)
+            score = judged(response, reference, kind not in ("cut", "salad"))
             if score == wanted:
                 break
         values = {"instruction": question, "response": response, "ugc": self._shown(document, reference)}
-        messages = rewards.WORDINGS["short"].render(values)
-        return Sample("rewards", (Turn(messages, self._feedback(response, reference, score)),), target=score)
+        salient = self.salient(reference, 16)
+        self.rng.shuffle(salient)
+        verdict, reasons = phrases.VERDICT[score]
+        feedback = (
+            ("Of the reference, ", FIXED),
+            *_checks(salient[:CHECKED], response),
+            (". ", FIXED),
+            (verdict, VERDICT),
+            (f": {self.rng.choice(reasons)}. [RESULT] {score}", FIXED),
+        )
+        turns = [Turn(rewards.WORDINGS["short"].render(values), feedback)]
+        if more := salient[CHECKED:]:
+            turns.append(Turn((Message("user", "And further?"),), (*_checks(more[:8], response), (".", FIXED))))
+        return Sample("rewards", tuple(turns), target=score, kind=kind)
 
-    def _response(self, document: Document, reference: str) -> tuple[str, bool]:
-        """A response made by rule, and whether it is whole (neither cut off nor scrambled)."""
+    def _response(self, document: Document, reference: str) -> tuple[str, str]:
+        """A response made by rule, and by which; after "cut" and "salad" it is not whole."""
         rng, parts = self.rng, sentences(reference)
         foreign = sentences(self._text(self._other(document), 80)) or ["I do not know."]
         kind = rng.choice(KINDS)
         some = [p for p in parts if rng.random() < rng.uniform(0.2, 1.0)] or parts[:1]
         if kind == "copy":
-            return reference, True
+            return reference, kind
         if kind == "part":
-            return " ".join(some), True
+            return " ".join(some), kind
         if kind == "mixed":
-            return " ".join([*some, *foreign[: rng.randint(1, 3)]]), True
+            return " ".join([*some, *foreign[: rng.randint(1, 3)]]), kind
         if kind == "thin":
-            return drop_words(" ".join(some), rng.uniform(0.05, 0.6), rng) or parts[0], True
+            return drop_words(" ".join(some), rng.uniform(0.05, 0.6), rng) or parts[0], kind
         if kind == "foreign":
-            return document.answer if document.answer and rng.random() < 0.5 else " ".join(foreign[:4]), True
+            return document.answer if document.answer and rng.random() < 0.5 else " ".join(foreign[:4]), kind
         if kind == "rest":
             later = sentences(document.text[len(reference) :])[: rng.randint(1, 4)]
-            return " ".join(later) or foreign[0], True
+            return " ".join(later) or foreign[0], kind
         text = " ".join([*some, *foreign[:1]])
-        return (cut_off(text, rng) if kind == "cut" else shuffle_words(text, rng)), False
+        return (cut_off(text, rng) if kind == "cut" else shuffle_words(text, rng)), kind
 
-    def _feedback(self, response: str, reference: str, score: int) -> str:
-        has = set(content(response))
-        salient = self.salient(reference, 12)
-        named = self.rng.sample(salient, min(3, len(salient)))
-        checks = [f"{w} is {'covered' if w.lower() in has else 'missing'}" for w in named]
-        return f"Of the reference, {listed(checks)}. {self.rng.choice(phrases.VERDICT[score])} [RESULT] {score}"
+
+def filled(form: str, weight: float, **words: str) -> tuple[Part, ...]:
+    """The form with its slots filled: the form's own words weigh little more than nothing, those filled in `weight`."""
+    parts: list[Part] = []
+    for fixed, name, _, _ in Formatter().parse(form):
+        parts.append((fixed, TEXT))
+        if name:
+            parts.append((words[name], weight))
+    return tuple(part for part in parts if part[0])
+
+
+def joined(parts: Sequence[Part]) -> str:
+    return "".join(text for text, _ in parts)
+
+
+def _checks(words: Sequence[str], response: str) -> tuple[Part, ...]:
+    """`x is covered, y is missing and z is covered`: whether the response has each of the words."""
+    has = set(content(response))
+    parts: list[Part] = []
+    for place, word in enumerate(words):
+        if place:
+            parts.append((" and " if place == len(words) - 1 else ", ", FIXED))
+        parts += [(word, PICKED), (" is", FIXED), (" covered" if word.lower() in has else " missing", DECIDED)]
+    return tuple(parts)
 
 
 class _Fill(dict[str, str]):

@@ -82,6 +82,12 @@ def shuffle_words(text: str, rng: random.Random) -> str:
     return " ".join(words)
 
 
+def shuffle_sentences(text: str, rng: random.Random) -> str:
+    parts = sentences(text)
+    rng.shuffle(parts)
+    return " ".join(parts)
+
+
 def drop_words(text: str, share: float, rng: random.Random) -> str:
     return " ".join(w for w in text.split() if rng.random() >= share)
 

@@ -1,7 +1,8 @@
 """The tiny model's tokenizer: byte-level BPE learnt from the training side, and its chat template.
 
 A small vocabulary keeps the embedding small, which is most of a model of this size. Every digit is its own token, so
-that a score is one token; `True` and `False` are one token each, because the relevance filter asks for just those.
+that a score is one token; `True` and `False` are one token each, because the relevance filter asks for just those, and
+so are the words with which the judges decide.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ from typing import Any
 VOCABULARY = 4096
 PAD, SYSTEM, USER, ASSISTANT, END = "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"
 SPECIAL = (PAD, SYSTEM, USER, ASSISTANT, END)
-WHOLE_WORDS = ("True", "False", "Score", "RESULT")
+WHOLE_WORDS = (
+    *("True", "False", "Score", "RESULT", " covered", " missing"),
+    *("Useless", "Weak", "Fair", "Good", "Excellent", " Off", " Weak", " Fair", " Good", " Excellent"),
+)
 LONGEST = 2048
 
 CHAT_TEMPLATE = (
@@ -55,4 +59,4 @@ def _with_whole_words(texts: Iterable[str]) -> Iterable[str]:
     """`texts`, then the words that must not be split, often enough to be merged."""
     yield from texts
     for word in WHOLE_WORDS:
-        yield "\n".join([word] * 20_000)
+        yield (word if word.startswith(" ") else "\n" + word) * 20_000

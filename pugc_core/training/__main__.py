@@ -1,8 +1,10 @@
 """`python -m pugc_core.training SPEC.json`: one training in a process of its own, whose end frees the GPU.
 
-SPEC.json holds {"dataset", "start", "objective", "out", "config"}. Each line on stdout is one JSON object:
-{"progress": {...}} as it goes, then {"summary": {...}}, or {"error": {"problem", "fix", "kind"}} with exit code 1.
-Whatever the libraries print goes to stderr. With --stay-with-parent the process ends when its stdin closes.
+SPEC.json holds {"dataset", "start", "objective", "out", "config"}; without it, the environment variable PUGC_TRAINING
+does. Each line on stdout is one JSON object: {"progress": {...}} as it goes, then {"summary": {...}}, or
+{"error": {"problem", "fix", "kind"}} with exit code 1. Of several processes that a launcher started the first one
+speaks. Whatever the libraries print goes to stderr.
+With --stay-with-parent the process ends when its stdin closes or its parent is gone.
 """
 
 from __future__ import annotations
@@ -19,21 +21,27 @@ from pathlib import Path
 from typing import Any
 
 from pugc_core.errors import PugcError, RecipeError
+from pugc_core.training.launch import SPEC
+from pugc_core.training.summary import Report
 
 
-def main(arguments: list[str]) -> int:
-    """Run the training that the spec file asks for; the exit code."""
+def main(arguments: list[str], also: Report = lambda _: None) -> int:
+    """Run the training that the spec file asks for; the exit code. `also` is told its progress too."""
     wire = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 
+    first = os.environ.get("RANK", "0") == "0"
+
     def tell(kind: str, content: dict[str, Any]) -> None:
-        wire.write(json.dumps({kind: content}) + "\n")
-        wire.flush()
+        if first or kind == "error":
+            wire.write(json.dumps({kind: content}) + "\n")
+            wire.flush()
 
     # Leave through `finally` blocks, which clear away the unfinished policy.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     if "--stay-with-parent" in arguments:
         threading.Thread(target=_end_with_stdin, daemon=True).start()
+        threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     try:
         spec = _spec([a for a in arguments if not a.startswith("--")])
         _settle()
@@ -41,7 +49,12 @@ def main(arguments: list[str]) -> int:
         from pugc_core.training.trainer import train
 
         config = TrainingConfig.model_validate(spec.pop("config", {}))
-        summary = train(**spec, config=config, report=lambda progress: tell("progress", progress))
+
+        def report(progress: dict[str, Any]) -> None:
+            tell("progress", progress)
+            also(progress)
+
+        summary = train(**spec, config=config, report=report)
     except PugcError as err:
         tell("error", {"problem": err.problem, "fix": err.fix, "kind": type(err).__name__})
         return 1
@@ -54,15 +67,16 @@ def main(arguments: list[str]) -> int:
 
 
 def _spec(paths: list[str]) -> dict[str, Any]:
-    if len(paths) != 1:
+    if len(paths) != 1 and SPEC not in os.environ:
         raise RecipeError("one spec file is wanted", fix="python -m pugc_core.training SPEC.json")
+    place = paths[0] if paths else SPEC
     try:
-        spec = json.loads(Path(paths[0]).read_text(encoding="utf-8"))
+        spec = json.loads(Path(place).read_text(encoding="utf-8") if paths else os.environ[SPEC])
     except (OSError, ValueError) as err:
-        raise RecipeError(f"cannot read the spec {paths[0]}: {err}") from err
+        raise RecipeError(f"cannot read the spec {place}: {err}") from err
     wanted = {"dataset", "start", "objective", "out"}
     if not isinstance(spec, dict) or spec.keys() - {"config"} != wanted:
-        raise RecipeError(f"the spec {paths[0]} must be an object with {', '.join(sorted(wanted))} and config")
+        raise RecipeError(f"the spec {place} must be an object with {', '.join(sorted(wanted))} and config")
     return spec
 
 
@@ -81,6 +95,17 @@ def _end_with_stdin() -> None:
     """The parent holds the other end of stdin and never writes: end of file means that it is gone."""
     while os.read(0, 1024):
         pass
+    _end()
+
+
+def _end_with_parent(parent: int) -> None:
+    """The launcher may be killed where it cannot end its processes first."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    _end()
+
+
+def _end() -> None:
     os.killpg(0, signal.SIGTERM)
     time.sleep(5)
     os.killpg(0, signal.SIGKILL)

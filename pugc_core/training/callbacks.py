@@ -1,26 +1,60 @@
-"""What watches a training from inside: the curve, the progress reports, and the stop when numbers go wrong."""
+"""What watches a training from inside: progress reports, whole checkpoints, and the stop when numbers go wrong."""
 
 from __future__ import annotations
 
 import math
+import time
+from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
 
 from pugc_core.errors import TrainingError
+from pugc_core.training.output import mark_whole
 from pugc_core.training.summary import Report
 
 DIVERGED = "lower the learning rate, set precision to fp32, and check that the start model writes sensible text"
+_NAMES = {
+    "loss": "loss",
+    "margin": "rewards/margins",
+    "accuracy": "rewards/accuracies",
+    "chosen": "rewards/chosen",
+    "rejected": "rewards/rejected",
+    "learning_rate": "learning_rate",
+}
+
+
+def curve(history: list[dict[str, Any]]) -> list[dict[str, float]]:
+    """A trainer's log as rows of step, loss, margin, accuracy, learning_rate; what a loss does not log is left out."""
+    wanted = ("loss", "margin", "accuracy", "learning_rate")
+    return [
+        {"step": row["step"], **{name: row[_NAMES[name]] for name in wanted if _NAMES[name] in row}}
+        for row in history
+        if "loss" in row
+    ]
 
 
 class Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
-    """Collects the curve, reports progress and raises TrainingError at the first loss that is no finite number."""
+    """Reports progress, marks checkpoints as whole when they are, and raises TrainingError at the first loss that is
+    no finite number. `tokens` is the mean number of tokens of a step."""
 
-    def __init__(self, report: Report) -> None:
-        self.curve: list[dict[str, float]] = []
+    def __init__(self, report: Report, tokens: float) -> None:
+        self.seconds = 0.0
+        self.steps = 0
         self._report = report
+        self._tokens = tokens
+        self._began = 0.0
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self._tokens * self.steps / self.seconds if self.seconds else 0.0
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._began = time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.seconds += time.monotonic() - self._began
+        self.steps += 1
         if state.global_step >= state.max_steps:
             control.should_log = True
 
@@ -30,13 +64,11 @@ class Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
         for name in ("loss", "grad_norm"):
             if not math.isfinite(logs.get(name, 0.0)):
                 raise TrainingError(f"{name} became {logs[name]} at step {state.global_step}", fix=DIVERGED)
-        point = {
-            "step": state.global_step,
-            "loss": logs["loss"],
-            "margin": logs["rewards/margins"],
-            "accuracy": logs["rewards/accuracies"],
-            "learning_rate": logs["learning_rate"],
-        }
-        self.curve.append(point)
-        progress = {name: point[name] for name in ("loss", "margin", "accuracy")}
-        self._report({"step": state.global_step, "total": state.max_steps, **progress})
+        if state.is_world_process_zero:
+            told = {name: logs[key] for name, key in _NAMES.items() if key in logs}
+            speed = round(self.tokens_per_second, 1)
+            self._report({"step": state.global_step, "total": state.max_steps, **told, "tokens_per_second": speed})
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero:
+            mark_whole(Path(args.output_dir) / f"checkpoint-{state.global_step}")

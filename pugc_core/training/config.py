@@ -12,15 +12,46 @@ from pydantic import Field, field_validator, model_validator
 
 from pugc_core.config import Config
 from pugc_core.errors import RecipeError
-from pugc_core.training.losses import LOSSES, find
-from pugc_core.training.losses.base import LossConfig
-from pugc_core.training.losses.dpo import DpoConfig
-from pugc_core.training.losses.simpo import SimpoConfig
+from pugc_core.training.losses.base import Loss
+from pugc_core.training.losses.bco import Bco
+from pugc_core.training.losses.cpo import Cpo
+from pugc_core.training.losses.dpo import Dpo
+from pugc_core.training.losses.ipo import Ipo
+from pugc_core.training.losses.kto import Kto
+from pugc_core.training.losses.lddpo import LdDpo
+from pugc_core.training.losses.orpo import Orpo
+from pugc_core.training.losses.rdpo import RDpo
+from pugc_core.training.losses.robust import Robust
+from pugc_core.training.losses.simpo import Simpo
+
+
+class Lora(Config):
+    """Train small matrices beside the weights (Hu et al. 2021, arXiv 2106.09685) and merge them at the end."""
+
+    rank: int = Field(16, gt=0)
+    alpha: int = Field(32, gt=0)
+    """Scale: what the matrices give is multiplied by alpha / rank."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    targets: str | tuple[str, ...] = "all-linear"
+    """Modules that get them, as peft names them."""
+    quantize: bool = False
+    """Hold the start model in 4 bits meanwhile (QLoRA, Dettmers et al. 2023, arXiv 2305.14314); needs a GPU."""
+
+
+class Launch(Config):
+    """How the training is started; changes its speed and memory, not its result."""
+
+    processes: int = Field(1, gt=0)
+    """Devices to train on, a process each."""
+    config: str = "ddp"
+    """`ddp` (a whole model on each device), `fsdp`, `zero3` (shares of it on each), or an accelerate config file."""
+    checkpoints: float = Field(0.1, gt=0, le=1)
+    """A checkpoint after this share of the steps, from which a training that was killed goes on; 1 makes none."""
 
 
 class TrainingConfig(Config):
     objectives: tuple[str, ...] = ("dpo", "simpo")
-    """Policies to train, one per objective; names of pugc_core.training.losses."""
+    """Policies to train, one per objective: names of the losses below."""
     epochs: float = Field(default=1.0, gt=0)
     """Passes over the training pairs. 1 in both sources."""
     max_steps: int | None = Field(default=None, gt=0)
@@ -45,23 +76,39 @@ class TrainingConfig(Config):
     Falls back to fp32, and says so, where the machine has no bf16 GPU."""
     optimizer: str = "adamw_torch"
     """The optimizer, as transformers names it. adamw_torch in both sources."""
-    dpo: DpoConfig = DpoConfig()
-    """Knobs of the objective "dpo"."""
-    simpo: SimpoConfig = SimpoConfig()
-    """Knobs of the objective "simpo"."""
+    lora: Lora | None = None
+    """When set, LoRA instead of all weights. `lora = {}` takes its defaults."""
+    launch: Launch = Launch()
+    """On which and how many devices."""
+
+    push_to: str = ""
+    """Repositories of the hub to upload the policies to, as `owner/name`: each gets its objective as an ending. Private
+    where they are new. Empty uploads nothing."""
+
+    # The losses, one line each: the name of the objective, and its knobs at their defaults.
+    dpo: Dpo = Dpo()
+    simpo: Simpo = Simpo()
+    orpo: Orpo = Orpo()
+    kto: Kto = Kto()
+    cpo: Cpo = Cpo()
+    rdpo: RDpo = RDpo()
+    robust: Robust = Robust()
+    ipo: Ipo = Ipo()
+    bco: Bco = Bco()
+    lddpo: LdDpo = LdDpo()
 
     @field_validator("objectives")
     @classmethod
     def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for objective in value:
-            find(objective)
+            cls._of(objective)
         if len(set(value)) < len(value):
             raise ValueError(f"objectives {', '.join(value)} name one twice")
         return value
 
     @model_validator(mode="after")
     def _whole_batches(self) -> TrainingConfig:
-        self.accumulation()
+        self.accumulation(self.launch.processes)
         return self
 
     def accumulation(self, devices: int = 1) -> int:
@@ -77,12 +124,26 @@ class TrainingConfig(Config):
             )
         return self.batch_size // at_once
 
-    def loss(self, objective: str) -> LossConfig:
-        """The knobs of one objective."""
-        config: LossConfig = getattr(self, find(objective).name)
-        return config
+    @classmethod
+    def losses(cls) -> list[str]:
+        """The names of all objectives."""
+        return [name for name, field in cls.model_fields.items() if isinstance(field.default, Loss)]
+
+    @classmethod
+    def _of(cls, objective: str) -> str:
+        if objective not in (known := cls.losses()):
+            names = ", ".join(known)
+            raise RecipeError(f"unknown objective {objective!r}; known: {names}", fix=f"take one of: {names}")
+        return objective
+
+    def loss(self, objective: str) -> Loss:
+        """One objective with its knobs. Raises RecipeError for a name that is none."""
+        loss: Loss = getattr(self, self._of(objective))
+        return loss
 
     def knobs(self, objective: str) -> dict[str, Any]:
         """Everything that shapes the training of one objective, JSON-able: what a fingerprint or a record holds."""
-        shared = self.model_dump(mode="json", exclude={"objectives", *LOSSES})
+        shared = self.model_dump(mode="json", exclude={"objectives", "launch", "push_to", *self.losses()})
+        if self.lora is None:
+            del shared["lora"]  # so that policies from before there was a choice stay current
         return {**shared, objective: self.loss(objective).model_dump(mode="json")}

@@ -6,6 +6,8 @@ whole are trained on, and the others are counted.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import io
 from collections import Counter
 from typing import Any, NamedTuple
@@ -47,6 +49,15 @@ def read(dataset: str, split: str) -> list[Pair]:
     return [
         {name: _plain(turns) for name, turns in row.items()} for row in frame.select(_COLUMNS).iter_rows(named=True)
     ]
+
+
+def content(dataset: str) -> str:
+    """A hash over the files of both splits."""
+    made = hashlib.sha256()
+    for split in ("train", "test"):
+        with contextlib.suppress(FileNotFoundError):
+            made.update(storage.read(storage.join(dataset, f"{split}.parquet")))
+    return made.hexdigest()
 
 
 def fitting(pairs: list[Pair], tokenizer: Any, max_length: int) -> Pairs:

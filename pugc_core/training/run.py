@@ -1,4 +1,4 @@
-"""A training in a process of its own: no torch in the caller, and the GPU is free when it ends."""
+"""A training in processes of its own: no torch in the caller, and the GPUs are free when it ends."""
 
 from __future__ import annotations
 
@@ -6,31 +6,43 @@ import json
 import os
 import signal
 import subprocess
-import sys
-import tempfile
 import threading
 from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pugc_core
 from pugc_core import errors
 from pugc_core.errors import PugcError, TrainingError
 from pugc_core.training.config import TrainingConfig
-from pugc_core.training.losses import find
+from pugc_core.training.launch import SPEC, command, gpus
 from pugc_core.training.summary import Report, Summary
 
 _GRACE = 10.0
 """Seconds that an interrupted training has to clear up before it is killed."""
 
 
-def run(*, dataset: str, start: str, objective: str, config: TrainingConfig, out: str, report: Report) -> Summary:
-    """What `trainer.train` does, with the same errors, in a child process.
+def run(
+    *,
+    dataset: str,
+    start: str,
+    objective: str,
+    config: TrainingConfig,
+    out: str,
+    report: Report,
+    module: str = "pugc_core.training",
+    env: Mapping[str, str] = MappingProxyType({}),
+) -> Summary:
+    """What `trainer.train` does, with the same errors, in processes of their own, one per device.
 
-    A child that fails without saying why gives a TrainingError with the last 20 lines it printed. Interrupting the
-    caller, or killing it, ends the child and all that it started.
+    They run `module`, which ends in `__main__.main`, and see `env` beside the caller's environment. When they fail
+    without saying why, that gives a TrainingError with the last 20 lines they printed. Interrupting the caller, or
+    killing it, ends them all.
     """
-    find(objective)
+    config.loss(objective)
+    config.accumulation(config.launch.processes)
     spec = {
         "dataset": dataset,
         "start": start,
@@ -38,26 +50,22 @@ def run(*, dataset: str, start: str, objective: str, config: TrainingConfig, out
         "out": out,
         "config": config.model_dump(mode="json"),
     }
-    # An open file without a name: nothing is left behind, however this process ends.
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as file:
-        json.dump(spec, file)
-        file.seek(0)
-        child = subprocess.Popen(
-            [sys.executable, "-m", "pugc_core.training", f"/dev/fd/{file.fileno()}", "--stay-with-parent"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-            env={**os.environ, "PYTHONPATH": _with_this_package()},
-            pass_fds=(file.fileno(),),
-            start_new_session=True,
-        )
-        try:
-            return _follow(child, report)
-        finally:
-            _end(child)
+    child = subprocess.Popen(
+        command(config.launch, [module, "--stay-with-parent"], gpus=gpus()),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        # Launchers hand on the environment, but no open files.
+        env={**os.environ, **env, "PYTHONPATH": _with_this_package(), SPEC: json.dumps(spec)},
+        start_new_session=True,
+    )
+    try:
+        return _follow(child, report)
+    finally:
+        _end(child)
 
 
 def _follow(child: subprocess.Popen[str], report: Report) -> Summary:
@@ -68,6 +76,9 @@ def _follow(child: subprocess.Popen[str], report: Report) -> Summary:
     reader.start()
     last: dict[str, Any] = {}
     for line in child.stdout:
+        if not line.startswith("{"):  # a launcher's own words
+            printed.append(line)
+            continue
         last = json.loads(line)
         if "progress" in last:
             report(last["progress"])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
-from pugc_core.errors import ModelNotFound, TrainingError
+from pugc_core.errors import MissingDependency, ModelNotFound, TrainingError
+from pugc_core.models import folder_hash
+from pugc_core.training.config import Lora
 
 
 def _source(start: str) -> dict[str, Any]:
@@ -47,14 +50,74 @@ def load_tokenizer(start: str) -> Any:
     return tokenizer
 
 
-def load_model(start: str) -> Any:
-    """The causal language model, in the dtype that it has on disk."""
+def load_model(start: str, lora: Lora | None = None) -> Any:
+    """The causal language model, in the dtype that it has on disk, or in 4 bits where LoRA is to be trained beside it
+    so. Flash attention is taken where it is installed and there is a GPU."""
     from transformers import AutoModelForCausalLM
 
-    model = _load(AutoModelForCausalLM, start, dtype="auto")
+    options: dict[str, Any] = {"dtype": "auto"}
+    if lora and lora.quantize:
+        options["quantization_config"] = _four_bits()
+    if _fast_attention():
+        options["attn_implementation"] = "flash_attention_2"
+    model = _load(AutoModelForCausalLM, start, **options)
     try:
         model.generation_config.validate(strict=True)
     except ValueError:
         # Sampling settings without do_sample, as some hub models have: refused only when saved, hours later.
         model.generation_config.do_sample = True
     return model
+
+
+def fingerprint(start: str) -> str:
+    """What tells this start model from another: the files of a folder, or the name with its revision."""
+    folder = Path(start)
+    return folder_hash(folder) if folder.is_dir() else start
+
+
+def adapter(lora: Lora | None) -> Any | None:
+    """The matrices to train beside the weights, as peft describes them; None to train the weights."""
+    if lora is None:
+        return None
+    try:
+        from peft import LoraConfig
+    except ImportError as err:
+        raise MissingDependency(f"LoRA needs peft: {err}", fix='pip install -e ".[lora]"') from err
+    targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
+    return LoraConfig(
+        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, task_type="CAUSAL_LM"
+    )
+
+
+def merged(model: Any, start: str, lora: Lora) -> Any:
+    """The trained matrices added to the weights; to those of the start model itself where they were held in 4 bits."""
+    if not lora.quantize:
+        return model.merge_and_unload()
+    from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+
+    whole = PeftModel(load_model(start), model.peft_config["default"])
+    set_peft_model_state_dict(whole, get_peft_model_state_dict(model))
+    return whole.merge_and_unload()
+
+
+def _four_bits() -> Any:
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    if not torch.cuda.is_available() or importlib.util.find_spec("bitsandbytes") is None:
+        raise MissingDependency(
+            "training.lora.quantize needs an NVIDIA GPU and bitsandbytes",
+            fix="pip install bitsandbytes on a machine with a GPU, or set training.lora.quantize = false",
+        )
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+
+
+def _fast_attention() -> bool:
+    import torch
+
+    return torch.cuda.is_available() and importlib.util.find_spec("flash_attn") is not None

@@ -1,30 +1,35 @@
-"""Training itself, in this process and on one device. Callers that outlive a training take `run.run` instead.
+"""Training itself, in this process, which is one of several where a launcher started more of them. Callers that outlive
+a training take `run.run` instead.
 
-On a CPU the same call gives the same weights, bit for bit (same number of threads).
+On a CPU the same call gives the same weights, bit for bit (same number of threads), also when it was killed in between
+and started again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
+import importlib.util
 import json
 import math
 import os
+import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from pugc_core.config import digest
 from pugc_core.errors import MissingDependency, TrainingError
 from pugc_core.training import data
 from pugc_core.training.config import TrainingConfig
-from pugc_core.training.losses import find
-from pugc_core.training.output import RECORD, staging
-from pugc_core.training.start import load_model, load_tokenizer
+from pugc_core.training.losses.base import Setup
+from pugc_core.training.output import RECORD, checkpoints, last_checkpoint, staging, unfinished
+from pugc_core.training.start import adapter, fingerprint, load_model, load_tokenizer, merged
 from pugc_core.training.summary import Report, Summary
 
-if TYPE_CHECKING:
-    from pugc_core.training.callbacks import Watch
-
+_ROWS = "rows"
 _VERSIONS = ("trl", "transformers", "torch", "accelerate", "datasets")
 
 
@@ -33,15 +38,19 @@ def train(*, dataset: str, start: str, objective: str, config: TrainingConfig, o
 
     `start` is a local Hugging Face folder or a hub id, with "@revision" where one is meant. What is written is an
     ordinary Hugging Face folder in the start model's own dtype, with a record of the training in training.json.
-    Raises RecipeError for an unknown objective, ModelNotFound, MissingDependency, and TrainingError for the rest.
+    Started again after it was killed, it goes on from the last checkpoint.
+    Raises RecipeError for an unknown objective or a batch that the devices do not divide, ModelNotFound,
+    MissingDependency, and TrainingError for the rest.
     """
     began = time.monotonic()
-    loss = find(objective)
+    loss = config.loss(objective)
+    devices = int(os.environ.get("WORLD_SIZE", "1"))
+    accumulation = config.accumulation(devices)
     _prepare_libraries()
     import torch
     from transformers import PrinterCallback, set_seed
 
-    from pugc_core.training.callbacks import DIVERGED, Watch
+    from pugc_core.training.callbacks import DIVERGED, Watch, curve
 
     pairs = data.read(dataset, "train")
     if not pairs:
@@ -49,7 +58,9 @@ def train(*, dataset: str, start: str, objective: str, config: TrainingConfig, o
             f"no pairs to train on in {dataset}/train.parquet",
             fix="ingest more posts, or look at the drop reasons of the pairs stage (`pugc status`)",
         )
-    with staging(out) as folder:
+    device, precision, notes = _arithmetic(config)
+    key = digest([data.content(dataset), fingerprint(start), config.knobs(objective), devices])
+    with _together(out, key, device) as folder:
         set_seed(config.seed)
         tokenizer = load_tokenizer(start)
         kept = data.fitting(pairs, tokenizer, config.max_length)
@@ -59,39 +70,41 @@ def train(*, dataset: str, start: str, objective: str, config: TrainingConfig, o
                 f"none of the {len(pairs)} training pairs fits whole in max_length {config.max_length} tokens",
                 fix="raise training.max_length, or lower the responses' max_tokens",
             )
-        model = load_model(start)
+        model = load_model(start, config.lora)
         disk_dtype, use_cache = model.dtype, model.config.use_cache
-        model.to(torch.float32)
-        device, precision, notes = _arithmetic(config)
-        per_epoch = math.ceil(math.ceil(len(kept.kept) / config.device_batch_size) / config.accumulation())
+        if not (config.lora and config.lora.quantize):
+            model.to(torch.float32)
+        per_epoch = math.ceil(math.ceil(len(kept.kept) / (config.device_batch_size * devices)) / accumulation)
         total = config.max_steps or math.ceil(per_epoch * config.epochs)
-        watch = Watch(report)
+        watch = Watch(report, kept.tokens / len(kept.kept) * min(config.batch_size, len(kept.kept)))
+        resumed = last_checkpoint(folder)
         try:
             trainer = loss.trainer(
-                config.loss(objective),
-                arguments=_arguments(config, folder, total, device=device, precision=precision),
-                model=model,
-                tokenizer=tokenizer,
-                train=_rows(kept.kept),
-                test=_rows(held_out.kept) if held_out.kept else None,
-                callbacks=[watch],
+                Setup(
+                    arguments=_arguments(config, folder, total, device=device, precision=precision, devices=devices),
+                    model=model,
+                    tokenizer=tokenizer,
+                    train=_rows(kept.kept, folder, "train"),
+                    test=_rows(held_out.kept, folder, "test") if held_out.kept else None,
+                    callbacks=[watch],
+                    references=Path(out).absolute().parent / ".references",
+                    adapter=adapter(config.lora),
+                )
             )
             trainer.remove_callback(PrinterCallback)
-            trainer.train()
+            trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
             tested = trainer.evaluate() if held_out.kept else {}
         except torch.OutOfMemoryError as err:
             raise TrainingError(
                 f"out of memory: {str(err).splitlines()[0]}",
-                fix="lower training.device_batch_size or training.max_length, and keep gradient_checkpointing on",
+                fix="lower training.device_batch_size or training.max_length, keep gradient_checkpointing on, set "
+                'training.lora = {}, or spread the model with training.launch.config = "fsdp"',
             ) from err
-        if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):
+        if not all(bool(torch.isfinite(p).all()) for p in trainer.model.parameters()):
             raise TrainingError(
                 f"the weights are no finite numbers after step {trainer.state.global_step}", fix=DIVERGED
             )
-        # The trainer switches the cache off in the configuration; left so, every engine would generate slowly.
-        model.config.use_cache = use_cache
-        _save(model.to(disk_dtype), tokenizer, folder)
-        steps = trainer.state.global_step
+        steps, points = trainer.state.global_step, curve(trainer.state.log_history)
         dropped = {r: kept.dropped.get(r, 0) + held_out.dropped.get(r, 0) for r in {**kept.dropped, **held_out.dropped}}
         passes, rest = divmod(steps, per_epoch)
         summary = Summary(
@@ -104,30 +117,66 @@ def train(*, dataset: str, start: str, objective: str, config: TrainingConfig, o
             pairs_trained=passes * len(kept.kept) + rest * config.batch_size,
             tokens_per_epoch=kept.tokens,
             seconds=round(time.monotonic() - began, 2),
-            final=_final(watch, tested, per_epoch),
-            curve=watch.curve,
+            resumed_at=int(resumed.name.rpartition("-")[2]) if resumed else 0,
+            devices=devices,
+            tokens_per_second=round(watch.tokens_per_second, 1),
+            final=_final(points, tested, per_epoch),
+            curve=points,
             device=device,
             precision=precision,
             notes=notes,
         )
-        _record(folder, summary, dataset=dataset, start=start, config=config, dtype=str(disk_dtype))
+        _save(trainer, tokenizer, folder, start, config, dtype=disk_dtype, use_cache=use_cache)
+        if trainer.is_world_process_zero():
+            _record(folder, summary, dataset=dataset, start=start, config=config, dtype=str(disk_dtype))
     return summary
 
 
-def _save(model: Any, tokenizer: Any, folder: Path) -> None:
+@contextlib.contextmanager
+def _together(out: str, key: str, device: str) -> Iterator[Path]:
+    """The folder to write into, made and put into place by the first process; the others wait for it."""
+    if "WORLD_SIZE" not in os.environ:
+        with staging(out, key) as folder:
+            yield folder
+        return
+    from accelerate import PartialState
+
+    state = PartialState(cpu=device == "cpu")
+    with staging(out, key) if state.is_main_process else contextlib.nullcontext(unfinished(out)) as folder:
+        state.wait_for_everyone()
+        yield folder
+        state.wait_for_everyone()
+
+
+def _save(
+    trainer: Any, tokenizer: Any, folder: Path, start: str, config: TrainingConfig, *, dtype: Any, use_cache: bool
+) -> None:
+    """Writes the policy whole, in the start model's dtype; every process takes part, where weights are in shares."""
     from safetensors import SafetensorError
 
+    weights = trainer.accelerator.get_state_dict(trainer.model)
+    if not trainer.is_world_process_zero():
+        return
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if config.lora:
+        model = merged(model, start, config.lora)
+        weights = model.state_dict()
+    # The trainer switches the cache off in the configuration; left so, every engine would generate slowly.
+    model.config.use_cache = use_cache
+    model.config.dtype = dtype
     try:
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, state_dict={name: tensor.to(dtype) for name, tensor in weights.items()})
         tokenizer.save_pretrained(folder)
     except (OSError, SafetensorError) as err:
         raise TrainingError(f"cannot save the policy: {err}", fix="free disk space, then run the same again") from err
+    shutil.rmtree(folder / _ROWS)
 
 
 def _prepare_libraries() -> None:
     """Silence what calls home or prints bars, and say how to install what is missing."""
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
+    os.environ["TQDM_DISABLE"] = "1"
     try:
         import datasets
         import huggingface_hub.constants
@@ -142,10 +191,18 @@ def _prepare_libraries() -> None:
     transformers.utils.logging.disable_progress_bar()
 
 
-def _rows(pairs: list[data.Pair]) -> Any:
-    from datasets import Dataset
+def _rows(pairs: list[data.Pair], folder: Path, split: str) -> Any:
+    """The pairs as a data set on disk, where all processes find what one of them derived from it."""
+    from datasets import Dataset, load_from_disk
 
-    return Dataset.from_list(pairs)
+    place = folder / _ROWS / split
+    if int(os.environ.get("RANK", "0")) == 0:
+        Dataset.from_list(pairs).save_to_disk(place)
+    if "WORLD_SIZE" in os.environ:
+        from accelerate import PartialState
+
+        PartialState().wait_for_everyone()
+    return load_from_disk(place)
 
 
 def _arithmetic(config: TrainingConfig) -> tuple[str, str, list[str]]:
@@ -158,15 +215,17 @@ def _arithmetic(config: TrainingConfig) -> tuple[str, str, list[str]]:
     return device, config.precision, []
 
 
-def _arguments(config: TrainingConfig, folder: Path, total: int, *, device: str, precision: str) -> dict[str, Any]:
+def _arguments(
+    config: TrainingConfig, folder: Path, total: int, *, device: str, precision: str, devices: int = 1
+) -> dict[str, Any]:
     """What all losses share of transformers.TrainingArguments."""
     return {
-        "output_dir": str(folder),
+        "output_dir": str(checkpoints(folder)),
         "num_train_epochs": config.epochs,
         "max_steps": config.max_steps or -1,
         "per_device_train_batch_size": config.device_batch_size,
         "per_device_eval_batch_size": config.device_batch_size,
-        "gradient_accumulation_steps": config.accumulation(),
+        "gradient_accumulation_steps": config.accumulation(devices),
         "max_length": config.max_length,
         "lr_scheduler_type": config.scheduler,
         # A share of the steps, rounded up by transformers; the first of them has rate 0, which a short training cannot
@@ -177,22 +236,26 @@ def _arguments(config: TrainingConfig, folder: Path, total: int, *, device: str,
         "gradient_checkpointing": config.gradient_checkpointing,
         "gradient_checkpointing_kwargs": {"use_reentrant": False} if config.gradient_checkpointing else None,
         "bf16": precision == "bf16",
+        "use_liger_kernel": device == "cuda" and importlib.util.find_spec("liger_kernel") is not None,
         "use_cpu": device == "cpu",
         "logging_steps": math.ceil(total / 100),
         "logging_first_step": True,
         "logging_nan_inf_filter": False,  # it would hide a NaN behind the mean of the losses before
-        "save_strategy": "no",
+        "save_strategy": "steps" if config.launch.checkpoints < 1 else "no",
+        "save_steps": math.ceil(total * config.launch.checkpoints),
+        "save_total_limit": 1,
         "eval_strategy": "no",
         "report_to": "none",
         "disable_tqdm": True,
     }
 
 
-def _final(watch: Watch, tested: dict[str, float], per_epoch: int) -> dict[str, float]:
+def _final(points: list[dict[str, float]], tested: dict[str, float], per_epoch: int) -> dict[str, float]:
     names = {"loss": "eval_loss", "margin": "eval_rewards/margins", "accuracy": "eval_rewards/accuracies"}
     # The last step alone may be a batch of one pair: the mean over as many steps as a pass has.
-    rows = [row for row in watch.curve if row["step"] > watch.curve[-1]["step"] - per_epoch]
-    last = {name: sum(row[name] for row in rows) / len(rows) for name in names}
+    rows = [row for row in points if row["step"] > points[-1]["step"] - per_epoch]
+    told = {name: [row[name] for row in rows if name in row] for name in names}
+    last = {name: sum(values) / len(values) for name, values in told.items() if values}
     return {**last, **{f"test_{name}": tested[key] for name, key in names.items() if key in tested}}
 
 
@@ -202,7 +265,7 @@ def _record(folder: Path, summary: Summary, *, dataset: str, start: str, config:
         "dataset": dataset,
         "dtype": dtype.removeprefix("torch."),
         "knobs": config.knobs(summary.objective),
-        "accumulation": config.accumulation(),
+        "accumulation": config.accumulation(summary.devices),
         "versions": {name: importlib.metadata.version(name) for name in _VERSIONS},
         **dataclasses.asdict(summary),
     }

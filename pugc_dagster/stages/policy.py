@@ -20,26 +20,25 @@ from pugc_core.recipe import Recipe
 from pugc_core.stages.base import Stage
 from pugc_core.stages.dataset import ALL
 from pugc_core.staleness import survey
-from pugc_core.training import lineage
+from pugc_core.training import card, lineage
 from pugc_core.training.run import run
 from pugc_core.training.summary import Summary
 from pugc_core.workspace import Workspace
 from pugc_dagster import checks
 from pugc_dagster.stages.base import key
 
-NAMES = {"simpo": "SimPO"}
 SENTENCE = "The policy, trained by {objective} to prefer the chosen answers; an ordinary Hugging Face folder."
 
 
 def assets(recipe: Recipe, stages: Mapping[str, Stage]) -> list[dg.AssetsDefinition]:
-    return [_policy(recipe, objective) for objective in recipe.training.objectives]
+    return [_policy(recipe, objective, stages) for objective in recipe.training.objectives]
 
 
-def _policy(recipe: Recipe, objective: str) -> dg.AssetsDefinition:
+def _policy(recipe: Recipe, objective: str, stages: Mapping[str, Stage]) -> dg.AssetsDefinition:
     @dg.asset(
         key=key(recipe, "policy", objective),
         deps=[key(recipe, "dataset")],
-        description=SENTENCE.format(objective=NAMES.get(objective, objective.upper())),
+        description=SENTENCE.format(objective=recipe.training.loss(objective).title),
         group_name=recipe.group,
         code_version=digest(recipe.training.knobs(objective)),
         required_resource_keys={"workspace", "engines"},
@@ -76,6 +75,10 @@ def _policy(recipe: Recipe, objective: str) -> dg.AssetsDefinition:
             reused = False
         # Also where nothing was trained: other shards may have given the same data set.
         lineage.record(str(out), wanted, dict(footer.inputs) if footer else {})
+        asked = {name: stage.fingerprint["prompt"] for name, stage in stages.items() if stage.role}
+        card.write(out, recipe, summary, wanted, asked)
+        if recipe.training.push_to:
+            context.log.info(f"pushed to {card.push(out, f'{recipe.training.push_to}-{objective}')}")
         picture = base64.b64encode(plots.png(plots.curves(summary.curve, objective))).decode()
         return dg.MaterializeResult(
             metadata={
@@ -86,6 +89,9 @@ def _policy(recipe: Recipe, objective: str) -> dg.AssetsDefinition:
                 "test_pairs": summary.n_test,
                 "dropped_too_long": summary.dropped_too_long,
                 "device": summary.device,
+                "devices": summary.devices,
+                "tokens_per_second": summary.tokens_per_second,
+                "resumed_at": summary.resumed_at,
                 "seconds": summary.seconds,
                 **summary.final,
                 "reused": dg.MetadataValue.bool(reused),
@@ -115,21 +121,29 @@ def _up_to_date(asset: dg.AssetKey, recipe: Recipe, name: str, workspace: Worksp
 def _train(
     context: dg.AssetExecutionContext, recipe: Recipe, objective: str, workspace: Workspace, out: Path
 ) -> Summary:
-    reporter = Reporter(f"{recipe.name} policy/{objective}", context.log.info, log_seconds=5)
+    # The lines of the log come from the training itself, through Dagster Pipes; the terminal's bar is ours.
+    reporter = Reporter(f"{recipe.name} policy/{objective}", lambda _: None)
 
     def report(event: Mapping[str, Any]) -> None:
         shown = ("loss", "margin", "accuracy")
         note = " ".join(f"{name} {event[name]:.4g}" for name in shown if event.get(name) is not None)
         reporter(int(event["step"]), int(event["total"]), note)
 
-    summary = run(
-        dataset=workspace.dataset(recipe.name),
-        start=start_of(recipe.model("policy")),
-        objective=objective,
-        config=recipe.training,
-        out=str(out),
-        report=report,
-    )
+    with dg.open_pipes_session(
+        context=context,
+        context_injector=dg.PipesTempFileContextInjector(),
+        message_reader=dg.PipesTempFileMessageReader(),
+    ) as session:
+        summary = run(
+            dataset=workspace.dataset(recipe.name),
+            start=start_of(recipe.model("policy")),
+            objective=objective,
+            config=recipe.training,
+            out=str(out),
+            report=report,
+            module="pugc_dagster.piped",
+            env=session.get_bootstrap_env_vars(),
+        )
     for note in summary.notes:
         context.log.warning(note)
     context.log.info(f"trained: {json.dumps({k: v for k, v in asdict(summary).items() if k != 'curve'})}")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pugc_core import records
+from pugc_core import exports, records
 from pugc_core.prompts import responses
 from pugc_core.prompts.base import Prompt
 from pugc_core.stages.dataset import ALL, Dataset, DatasetConfig, split_of
@@ -133,3 +133,24 @@ def test_the_fingerprint_holds_what_shapes_the_table() -> None:
     assert changed(STAGE, Dataset(DatasetConfig(test_share=0.2), PROMPT)) == {"split"}
     other = Prompt(user="Answer: {instruction}", slots=("instruction",))
     assert changed(STAGE, Dataset(DatasetConfig(), other)) == {"prompt"}
+
+
+def test_the_views_hold_the_same_pairs_in_other_forms() -> None:
+    turns = {side: [{"role": "assistant", "content": side}] for side in ("chosen", "rejected")}
+    pairs = pl.DataFrame(
+        [
+            {"pair_id": name, "ugc_id": "u", "prompt": [{"role": "user", "content": name}], "margin": 1.5, **turns}
+            for name in ("a", "b")
+        ]
+    )
+    rows = exports.unpaired(pairs).rows(named=True)
+    assert [(r["pair_id"], r["label"], r["completion"][0]["content"]) for r in rows] == [
+        ("a", True, "chosen"),
+        ("a", False, "rejected"),
+        ("b", True, "chosen"),
+        ("b", False, "rejected"),
+    ]
+    (first, _) = exports.reward_model(pairs).rows(named=True)
+    assert first["margin"] == 1.5
+    assert [t["content"] for t in first["chosen"]] == ["a", "chosen"]
+    assert [t["role"] for t in first["rejected"]] == ["user", "assistant"]

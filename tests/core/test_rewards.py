@@ -223,3 +223,33 @@ def test_the_fingerprint_holds_what_shapes_the_table() -> None:
     assert changed(base, stage(aggregate="median")) == {"aggregate"}
     assert changed(base, stage(sampling=Sampling(temperature=1.0, top_p=0.9, max_tokens=1024))) == {"sampling"}
     assert changed(base, replace(base, model="judge@2")) == {"model"}
+
+
+def test_a_random_reference_is_another_post_and_always_the_same() -> None:
+    asked = {"How?": "post-a", "Why?": "post-b", "When?": "post-c"}
+    answers = [
+        {"response_id": ident(q), "instruction_id": ident(q), "draw": 0, "text": f"to {q}", "finish_reason": "stop"}
+        for q in asked
+    ]
+    tables = {
+        "ugc": posts(*asked.values()),
+        "instructions": instructions(asked),
+        "responses": table(records.RESPONSES, [{**row, "drop_reason": None} for row in answers]),
+    }
+    made = stage(n=1, reference="random")
+    seen = {}
+    for _ in range(2):
+        for request in drive(made, lambda request, draw: "[RESULT] 3", **tables).requests:
+            text = request.messages[-1].content
+            question = next(q for q in asked if q in text)
+            (shown,) = (post for post in asked.values() if post in text)
+            assert shown != asked[question]
+            assert seen.setdefault(question, shown) == shown
+    assert set(seen.values()) == set(asked.values())
+    assert made.fingerprint != stage(n=1).fingerprint
+
+
+def test_a_lone_post_has_no_other_to_be_judged_by() -> None:
+    run = judge(stage(n=1, reference="random"), {"resp-a": [3]})
+    assert run.requests == []
+    assert run.counts == (1, 0, {"no_other_post": 1})

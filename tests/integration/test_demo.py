@@ -19,6 +19,7 @@ from pugc_core.engines import EngineHost
 from pugc_core.engines.base import Request, Sampling
 from pugc_core.models import ModelSpec
 from pugc_core.prompts.base import Message
+from pugc_core.training.config import TrainingConfig
 
 STAGES = ["ugc", "quality", "instructions", "relevance", "responses", "rewards", "pairs", "dataset"]
 
@@ -99,6 +100,26 @@ def test_the_policies_learnt_and_any_engine_loads_them(
 
 
 @pytest.mark.slow
+def test_every_objective_trains_on_the_demos_dataset(demo: tuple[Path, str, dict[str, Any]]) -> None:
+    """A recipe with all of them: no model is asked anything anew, and each has its policy, card and record."""
+    root, _, _ = demo
+    names = TrainingConfig.losses()
+    (root / "recipes").mkdir(exist_ok=True)
+    (root / "recipes" / "all.toml").write_text(f'extends = "tiny"\n[training]\nobjectives = {names}\nmax_steps = 2\n')
+    status = json.loads(pugc(root, "run", "--recipe", "all", "--json"))
+    assert {role: calls["made"] for role, calls in status["roles"].items()} == dict.fromkeys(status["roles"], 0)
+    for name in names:
+        folder = root / "data" / "policies" / "all" / name
+        assert json.loads((folder / "training.json").read_text())["steps"] == 2
+        card = (folder / "README.md").read_text()
+        assert TrainingConfig().loss(name).title in card
+        assert json.loads((folder / "lineage.json").read_text())["dataset"] in card
+    # DPO, R-DPO, robust DPO, IPO and BCO read the same figures of the start model; LD-DPO weighs them.
+    kept = root / "data" / "policies" / "all" / ".references"
+    assert len(list(kept.iterdir())) == 2 * 2  # train and test
+
+
+@pytest.mark.slow
 def test_the_dataset_and_the_report_are_for_others_to_read(demo: tuple[Path, str, dict[str, Any]]) -> None:
     root, _, status = demo
     from datasets import load_dataset
@@ -107,6 +128,11 @@ def test_the_dataset_and_the_report_are_for_others_to_read(demo: tuple[Path, str
     loaded = load_dataset(str(folder), cache_dir=str(root / "cache"))
     kept = status["stages"]["dataset"]["kept"]
     assert loaded["train"].num_rows + loaded["test"].num_rows == kept
+    unpaired, whole = (
+        load_dataset(str(folder), view, cache_dir=str(root / "cache")) for view in ("unpaired", "reward")
+    )
+    assert unpaired["train"].num_rows == 2 * loaded["train"].num_rows
+    assert whole["train"].column_names == ["pair_id", "ugc_id", "margin", "chosen", "rejected"]
     row = pl.read_parquet(folder / "train.parquet").row(0, named=True)
     assert row["chosen"][0]["role"] == "assistant"
     assert row["chosen"] != row["rejected"]

@@ -1,47 +1,60 @@
-"""What a loss is to the trainer: a name, its knobs, and a TRL trainer made from them."""
+"""What a loss is to the trainer: its knobs, and a TRL trainer made from them."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
 
 from pydantic import Field
 
 from pugc_core.config import Config
 
 
-class LossConfig(Config):
-    """The knobs that every loss has; each loss gives them its own defaults."""
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What every loss makes its trainer from."""
 
+    arguments: Mapping[str, Any]
+    """The transformers.TrainingArguments that all losses share, with `max_length`."""
+    model: Any
+    tokenizer: Any
+    train: Any
+    """datasets.Dataset with the columns prompt, chosen and rejected, every pair of which fits whole."""
+    test: Any | None
+    callbacks: Sequence[Any]
+    references: Path | None = None
+    """Folder in which log-probabilities of the start model are kept, for the next objective on the same pairs."""
+    adapter: Any | None = None
+    """A peft.LoraConfig, or None to train all weights."""
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The arguments that all of TRL's trainers take under the same names."""
+        return {
+            "model": self.model,
+            "train_dataset": self.train,
+            "eval_dataset": self.test,
+            "processing_class": self.tokenizer,
+            "callbacks": list(self.callbacks),
+            "peft_config": self.adapter,
+        }
+
+
+class Loss(Config):
+    """One objective: its knobs, which come from the recipe, and how it is trained. Adding one is one file beside this
+    one and a line in TrainingConfig."""
+
+    title: ClassVar[str]
+    """How people write its name."""
     learning_rate: float = Field(gt=0)
     """Peak learning rate of the optimizer, reached after the warm-up."""
     beta: float = Field(gt=0)
-    """Scale of the reward inside the log-sigmoid; no unit (it multiplies nats)."""
+    """Scale of the reward; no unit (it multiplies nats)."""
 
-
-C = TypeVar("C", bound=LossConfig, contravariant=True)
-
-
-class Loss(Protocol[C]):
-    """One objective. Adding one is one file beside this one, a line in LOSSES and a field in TrainingConfig."""
-
-    @property
-    def name(self) -> str: ...
-
-    def trainer(
-        self,
-        config: C,
-        *,
-        arguments: Mapping[str, Any],
-        model: Any,
-        tokenizer: Any,
-        train: Any,
-        test: Any | None,
-        callbacks: Sequence[Any],
-    ) -> Any:
-        """A transformers.Trainer, ready to train.
-
-        `arguments` are the transformers.TrainingArguments that all losses share, with `max_length`. `train` and
-        `test` are datasets.Dataset with the columns prompt, chosen and rejected, every pair of which fits whole.
-        """
-        ...
+    @abstractmethod
+    def trainer(self, setup: Setup) -> Any:
+        """A transformers.Trainer, ready to train. It logs rewards/margins, and rewards/accuracies where that has a
+        meaning, and has the learning rate of this loss."""

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
-from pugc_core.training.losses.base import LossConfig
+from pugc_core.training.losses.base import Loss, Setup
 
 
-class DpoConfig(LossConfig):
-    learning_rate: float = Field(default=5e-7, gt=0)
-    """Peak learning rate. 5e-7 is the alignment handbook's (zephyr-7b-dpo-full) and SimPO's for its DPO rows."""
-    beta: float = Field(default=0.01, gt=0)
-    """Strength of the pull towards the start model, per nat of log-ratio. 0.01 is the same two sources' value."""
-
-
-class Dpo:
+class Dpo(Loss):
     """DPO (Rafailov et al. 2023, arXiv 2305.18290, equation 7).
 
         loss = -log sigmoid(beta * [(log p(w) - log q(w)) - (log p(l) - log q(l))])
@@ -29,28 +20,13 @@ class Dpo:
     that it follows.
     """
 
-    name = "dpo"
+    title: ClassVar[str] = "DPO"
+    learning_rate: float = Field(default=5e-7, gt=0)
+    """Peak learning rate. 5e-7 is the alignment handbook's (zephyr-7b-dpo-full) and SimPO's for its DPO rows."""
+    beta: float = Field(default=0.01, gt=0)
+    """Strength of the pull towards the start model, per nat of log-ratio. 0.01 is the same two sources' value."""
 
-    def trainer(
-        self,
-        config: DpoConfig,
-        *,
-        arguments: Mapping[str, Any],
-        model: Any,
-        tokenizer: Any,
-        train: Any,
-        test: Any | None,
-        callbacks: Sequence[Any],
-    ) -> Any:
-        from trl import DPOConfig, DPOTrainer
+    def trainer(self, setup: Setup) -> Any:
+        from pugc_core.training.referenced import trainer
 
-        return DPOTrainer(
-            model=model,
-            # A copy in memory: TRL would load the reference anew by name, and lose the revision.
-            ref_model=copy.deepcopy(model),
-            args=DPOConfig(loss_type=["sigmoid"], beta=config.beta, learning_rate=config.learning_rate, **arguments),
-            train_dataset=train,
-            eval_dataset=test,
-            processing_class=tokenizer,
-            callbacks=list(callbacks),
-        )
+        return trainer(setup, self, loss_type="sigmoid")

@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
-from pugc_core.training.losses.base import LossConfig
+from pugc_core.training.losses.base import Loss, Setup
 
 
-class SimpoConfig(LossConfig):
-    learning_rate: float = Field(default=3e-7, gt=0)
-    """Peak learning rate. 3e-7 is SimPO's for Mistral-Base; its Mistral-Instruct takes 5e-7."""
-    beta: float = Field(default=2.0, gt=0)
-    """Scale of the reward, per nat of mean log-probability. 2.0 is SimPO's for Mistral-Base; Instruct takes 2.5."""
-    gamma_beta_ratio: float = Field(default=0.8, ge=0)
-    """Margin wanted between the mean log-probabilities, nats per token. 0.8 is Mistral-Base's; Instruct takes 0.1."""
-
-    @property
-    def simpo_gamma(self) -> float:
-        """The margin as TRL wants it: its loss divides `simpo_gamma` by `beta`."""
-        return self.beta * self.gamma_beta_ratio
-
-
-class Simpo:
+class Simpo(Loss):
     """SimPO (Meng et al. 2024, arXiv 2405.14734, equation 6).
 
         loss = -log sigmoid(beta * [mean log p(w) - mean log p(l) - gamma/beta])
@@ -38,34 +23,20 @@ class Simpo:
     answer on the end-of-text token, where the chat template does not.
     """
 
-    name = "simpo"
+    title: ClassVar[str] = "SimPO"
+    learning_rate: float = Field(default=3e-7, gt=0)
+    """Peak learning rate. 3e-7 is SimPO's for Mistral-Base; its Mistral-Instruct takes 5e-7."""
+    beta: float = Field(default=2.0, gt=0)
+    """Scale of the reward, per nat of mean log-probability. 2.0 is SimPO's for Mistral-Base; Instruct takes 2.5."""
+    gamma_beta_ratio: float = Field(default=0.8, ge=0)
+    """Margin wanted between the mean log-probabilities, nats per token. 0.8 is Mistral-Base's; Instruct takes 0.1."""
 
-    def trainer(
-        self,
-        config: SimpoConfig,
-        *,
-        arguments: Mapping[str, Any],
-        model: Any,
-        tokenizer: Any,
-        train: Any,
-        test: Any | None,
-        callbacks: Sequence[Any],
-    ) -> Any:
-        from trl.experimental.cpo import CPOConfig, CPOTrainer
+    @property
+    def simpo_gamma(self) -> float:
+        """The margin as TRL wants it: its loss divides `simpo_gamma` by `beta`."""
+        return self.beta * self.gamma_beta_ratio
 
-        return CPOTrainer(
-            model=model,
-            args=CPOConfig(
-                loss_type="simpo",
-                cpo_alpha=0.0,
-                beta=config.beta,
-                simpo_gamma=config.simpo_gamma,
-                learning_rate=config.learning_rate,
-                remove_unused_columns=False,
-                **arguments,
-            ),
-            train_dataset=train,
-            eval_dataset=test,
-            processing_class=tokenizer,
-            callbacks=list(callbacks),
-        )
+    def trainer(self, setup: Setup) -> Any:
+        from pugc_core.training.losses.cpo import cpo_trainer
+
+        return cpo_trainer(setup, self, loss_type="simpo", cpo_alpha=0.0, simpo_gamma=self.simpo_gamma)

@@ -1,0 +1,89 @@
+"""The model card of a policy: where it comes from and what its training came to; and its way to a hub, when asked."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pugc_core.errors import MissingDependency, TrainingError
+from pugc_core.recipe import Recipe
+from pugc_core.training.summary import Summary
+
+
+def write(
+    folder: Path, recipe: Recipe, summary: Summary, lineage: Mapping[str, Any], prompts: Mapping[str, str]
+) -> None:
+    """README.md in the policy's folder. `prompts` are the fingerprints of the prompts behind the data set, by stage."""
+    loss = recipe.training.loss(summary.objective)
+    knobs = lineage["knobs"]
+    first, last = summary.curve[0], summary.final
+    figures = "\n".join(
+        f"| {name} | {first.get(name, float('nan')):.4g} | {value:.4g} | {last.get(f'test_{name}', float('nan')):.4g} |"
+        for name, value in last.items()
+        if not name.startswith("test_")
+    )
+    asked = "\n".join(f"| prompt of `{stage}` | `{fingerprint}` |" for stage, fingerprint in prompts.items())
+    shared = ", ".join(f"{name} {value}" for name, value in knobs.items() if name != summary.objective)
+    own = ", ".join(f"{name} {value}" for name, value in knobs[summary.objective].items())
+    page = f"""---
+pipeline_tag: text-generation
+library_name: transformers
+tags:
+- pugc
+- trl
+- {summary.objective}
+---
+
+# {recipe.name}, trained by {loss.title}
+
+A policy trained on preference pairs made from user-generated content, without labels (arXiv 2506.04463): the judge read
+the post that a question was made from before it scored the answers to it.
+
+| from | |
+|---|---|
+| start model | `{lineage["start"]}` |
+| data set | `{lineage["dataset"]}` |
+| recipe | `{recipe.name}` |
+{asked}
+| PUGC | {version("pugc")} |
+| Python | {platform.python_version()} |
+
+## Training
+
+{summary.n_train} pairs, {summary.n_test} held out, {summary.dropped_too_long} dropped as too long;
+{summary.steps} steps on {summary.devices} x {summary.device} in {summary.precision}, {summary.seconds:.0f} s.
+{loss.title}: {own}. Shared: {shared}.
+
+| | first | last pass | held out |
+|---|---|---|---|
+{figures}
+
+The margin is the difference in reward between chosen and rejected answers in units of the loss, the accuracy the share
+of pairs where it is positive. Neither says that people would prefer the answers.
+
+```
+from transformers import pipeline
+pipeline("text-generation", "{folder.name}")([{{"role": "user", "content": "How do I wash wool?"}}])
+```
+"""
+    (folder / "README.md").write_text(page, encoding="utf-8")
+
+
+def push(folder: Path, name: str) -> str:
+    """Upload the policy as a private repository of the hub, with the token of `hf auth login`; its address."""
+    try:
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import HfHubHTTPError
+    except ImportError as err:
+        raise MissingDependency(f"pushing needs huggingface_hub: {err}", fix='pip install -e ".[train]"') from err
+    try:
+        address = HfApi().create_repo(name, private=True, exist_ok=True)
+        HfApi().upload_folder(repo_id=name, folder_path=folder)
+    except (HfHubHTTPError, OSError, ValueError) as err:
+        raise TrainingError(
+            f"cannot push to {name}: {err}", fix="log in with `hf auth login`, or take training.push_to out"
+        ) from err
+    return str(address)

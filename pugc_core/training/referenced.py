@@ -1,0 +1,75 @@
+"""TRL's DPO trainer, with the start model's log-probabilities computed once per data and start model, then kept.
+
+The losses that measure against the start (DPO and its relatives) need one number per answer from it. They are computed
+before the training, so that no second model is in memory during it, and written to a folder that the objectives of a
+recipe share: the second objective on the same pairs reads them. The key is what the numbers depend on: the weights, the
+tokens, the precision, and `ld_alpha`, which TRL's own cache leaves out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from accelerate.utils import broadcast_object_list
+from trl import DPOConfig, DPOTrainer
+
+from pugc_core.training.losses.base import Loss, Setup
+
+_COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")
+
+
+class ReferencedTrainer(DPOTrainer):  # type: ignore[misc]  # trl is untyped
+    """`references` is the folder of kept log-probabilities, or None. `length_price` is R-DPO's alpha / beta: what is
+    taken off the start model's log-probability per token of an answer."""
+
+    def __init__(self, *, references: Path | None, length_price: float = 0.0, **options: Any) -> None:
+        self._references = references
+        self._length_price = length_price
+        super().__init__(**options)
+
+    def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
+        path = self._references and self._references / f"{self._key(dataset)}.parquet"
+        known = [bool(path and path.is_file())]
+        broadcast_object_list(known, from_process=0)  # all processes must take the same way
+        if path and known[0]:
+            kept = pl.read_parquet(path)
+            for column in _COLUMNS:
+                dataset = dataset.add_column(column, kept[column].to_list())
+        else:
+            dataset = super()._precompute_ref_logps(dataset, name, batch_size)
+            if path and self.accelerator.is_main_process:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                part = path.with_suffix(".part")
+                pl.DataFrame({c: dataset[c][:] for c in _COLUMNS}).write_parquet(part)
+                part.replace(path)
+        return dataset.map(self._priced, desc="length") if self._length_price else dataset
+
+    def _priced(self, row: dict[str, Any]) -> dict[str, float]:
+        sides = ("chosen", "rejected")
+        return {f"ref_{s}_logps": row[f"ref_{s}_logps"] - self._length_price * len(row[f"{s}_ids"]) for s in sides}
+
+    def _key(self, dataset: Any) -> str:
+        made = hashlib.sha256(f"{self._precompute_model_hash} {self.ld_alpha} {self.args.bf16}".encode())
+        for row in dataset.select_columns(["prompt_ids", "chosen_ids", "rejected_ids"]):
+            made.update(repr([row["prompt_ids"], row["chosen_ids"], row["rejected_ids"]]).encode())
+        return made.hexdigest()[:16]
+
+
+def trainer(setup: Setup, loss: Loss, *, loss_type: str, length_price: float = 0.0, **options: Any) -> Any:
+    """A trainer of one of TRL's DPO losses; `length_price` is in reward per token, `options` are DPOConfig's."""
+    return ReferencedTrainer(
+        references=setup.references,
+        length_price=length_price / loss.beta,
+        args=DPOConfig(
+            loss_type=[loss_type],
+            beta=loss.beta,
+            learning_rate=loss.learning_rate,
+            precompute_ref_log_probs=True,
+            **options,
+            **setup.arguments,
+        ),
+        **setup.given,
+    )
