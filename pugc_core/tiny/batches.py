@@ -38,12 +38,15 @@ class Batch:
     tokens: int
 
 
-def encode(samples: Sequence[Sample], tokenizer: Any, prompt_weight: Sequence[float]) -> list[Encoded]:
-    """The samples as ids and weights; `prompt_weight` is one number per sample, 0 for a loss on answers alone."""
+def encode(
+    samples: Sequence[Sample], tokenizer: Any, prompt_weight: Sequence[float], floor: float = 0.0
+) -> list[Encoded]:
+    """The samples as ids and weights; `prompt_weight` is one number per sample, 0 for a loss on answers alone, and
+    `floor` the least weight of everything else."""
     pieces: list[tuple[Part, ...]] = []
     owner: list[int] = []
     for number, sample in enumerate(samples):
-        for piece in _pieces(sample, tokenizer, prompt_weight[number]):
+        for piece in _pieces(sample, tokenizer, prompt_weight[number], floor):
             pieces.append(piece)
             owner.append(number)
     made = [Encoded([], []) for _ in samples]
@@ -55,13 +58,13 @@ def encode(samples: Sequence[Sample], tokenizer: Any, prompt_weight: Sequence[fl
     return made
 
 
-def _pieces(sample: Sample, tokenizer: Any, prompt_weight: float) -> Iterator[tuple[Part, ...]]:
+def _pieces(sample: Sample, tokenizer: Any, prompt_weight: float, floor: float) -> Iterator[tuple[Part, ...]]:
     if not sample.turns:
-        yield ((sample.text, PLAIN), (END, PLAIN))
+        yield ((sample.text, max(PLAIN, floor)), (END, max(PLAIN, floor)))
     for turn in sample.turns:
         messages = [m._asdict() for m in turn.messages]
         yield ((tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False), prompt_weight),)
-        yield (*turn.parts, (END, STOPS))
+        yield (*((text, max(weight, floor)) for text, weight in turn.parts), (END, STOPS))
 
 
 def _weights(parts: Sequence[Part], offsets: Sequence[tuple[int, int]]) -> list[float]:
@@ -129,8 +132,8 @@ def chunk(tasks: Tasks, tokenizer: Any, packer: Packer, progress: float, samples
     """The next `samples` samples for this point of the training, as batches in random order."""
     rng = tasks.rng
     made = [tasks.sample(progress) for _ in range(samples)]
-    reads_along = 0.9 - 0.5 * progress
+    reads_along = 0.9 - 0.5 * tasks.hardness(progress)
     weights = [READ_ALONG if s.task != "quality" and rng.random() < reads_along else 0.0 for s in made]
-    batches = packer.add(encode(made, tokenizer, weights))
+    batches = packer.add(encode(made, tokenizer, weights, tasks.course.floor))
     rng.shuffle(batches)
     return batches

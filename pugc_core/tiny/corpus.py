@@ -26,7 +26,8 @@ _MARKS = re.compile(r"[$`{}\\|]|\n {4}")
 class Document:
     """A text with, where there is one, the question that it answers and a short answer to it.
 
-    `kind` is "post" (written by users), "answer" (a person's reply), "passage" (text beside a question) or "plain".
+    `kind` is "post" (written by users), "answer" (a person's reply), "passage" (text beside a question), "plain" or
+    "simple" (plain text for learners and children).
     """
 
     text: str
@@ -72,7 +73,7 @@ def _folder(data: Path) -> Iterator[Document]:
     for name in ("onestopenglish", "childrens_stories"):
         for row in _lines(data / f"{name}.jsonl.gz"):
             article = re.sub(r"-(?:adv|int|ele)$", "", row["id"])
-            yield Document(clean(row["text"]), "plain", key=article)
+            yield Document(clean(row["text"]), "simple", key=article)
 
 
 def _posts(path: Path) -> Iterator[Document]:

@@ -9,7 +9,7 @@ mean says more than one vote.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from string import Formatter
 
@@ -30,9 +30,6 @@ from pugc_core.tiny.text import (
     shuffle_words,
 )
 
-# Share of the samples per task; `plain` (general text) shrinks as training goes on, see `Tasks.sample`.
-MIXTURE = {"quality": 0.13, "instructions": 0.16, "relevance": 0.17, "responses": 0.2, "rewards": 0.34}
-PLAIN_FIRST, PLAIN_LAST = 0.45, 0.12
 LEVELS = (0.08, 0.25, 0.5, 0.8)  # overlap F1 from which a response earns 2, 3, 4, 5
 LONG_ANSWER = 90
 SHORT_POST = 40  # words below which a sound post is only fair
@@ -46,6 +43,37 @@ NO_NOUN = ("ly", "ing", "ed", "ous", "ful", "ive", "able", "'s")  # few words th
 FIXED, TEXT, PICKED, DECIDED = 0.1, 0.4, 1.5, 5.0
 VERDICT, TRUTH = 8.0, 12.0  # of the judges' one word, and of True or False, which has to outweigh all other text
 Part = tuple[str, float]
+
+
+@dataclass(frozen=True)
+class Course:
+    """What a training dwells on.
+
+    `mixture` is each task's share of the samples that are not general text; the share of general text goes from
+    `plain[0]` to `plain[1]` by the middle, and `simple` of it is written simply. `begins` is how hard the first samples
+    are, 0 to 1. No token of an answer or of general text weighs less than `floor`.
+    """
+
+    mixture: Mapping[str, float]
+    plain: tuple[float, float]
+    simple: float = 0.0
+    begins: float = 0.0
+    floor: float = 0.0
+
+
+# Comparing texts has to be learnt first and takes most of what so small a model can learn at a time.
+COMPARE = Course(
+    mixture={"quality": 0.13, "instructions": 0.16, "relevance": 0.17, "responses": 0.2, "rewards": 0.34},
+    plain=(0.45, 0.12),
+)
+# Then it learns to speak, and keeps what it can by a little of everything.
+SPEAK = Course(
+    mixture={"quality": 0.09, "instructions": 0.1, "relevance": 0.1, "responses": 0.55, "rewards": 0.16},
+    plain=(0.45, 0.45),
+    simple=0.3,
+    begins=1.0,
+    floor=0.4,
+)
 CHECKED = 3  # words that one vote looks up
 LONG_FROM, LONG_SHARE = 0.45, 0.08
 
@@ -77,13 +105,17 @@ class Sample:
 class Tasks:
     """Makes samples from one side of the split. The same documents and generator give the same samples."""
 
-    def __init__(self, documents: Sequence[Document], salience: Salience, rng: random.Random) -> None:
+    def __init__(
+        self, documents: Sequence[Document], salience: Salience, rng: random.Random, course: Course = COMPARE
+    ) -> None:
         self.rng = rng
+        self.course = course
         self.salient = salience
         self.repeats = 0.0  # share of plain texts that come twice in a row
         self.all = [d for d in documents if len(d.text.split()) >= 12]
         self.real = [d for d in self.all if d.kind in ("post", "passage", "answer")]
-        self.posts = [d for d in self.all if d.kind in ("post", "plain")]
+        self.posts = [d for d in self.all if d.kind in ("post", "plain", "simple")]
+        self.simple = [d for d in self.all if d.kind == "simple"]
         self.asked = [d for d in self.real if d.question]
         self.answered = [d for d in documents if d.answer and len(d.answer.split()) <= LONG_ANSWER]
         self.makers: dict[str, Callable[[int], Sample | None]] = {
@@ -97,17 +129,23 @@ class Tasks:
 
     def sample(self, progress: float) -> Sample:
         """A sample of a task drawn from the mixture, as hard as the `progress` of the training (0 to 1) allows."""
-        self.repeats = max(0.0, 0.7 - 2 * progress)  # copying comes before comparing
-        plain = PLAIN_FIRST + (PLAIN_LAST - PLAIN_FIRST) * min(1.0, 2 * progress)
-        names = ["plain", *MIXTURE]
-        shares = [plain, *(share * (1 - plain) for share in MIXTURE.values())]
-        return self.of(self.rng.choices(names, shares)[0], self.words(progress))
+        hardness = self.hardness(progress)
+        self.repeats = max(0.0, 0.7 - 2 * hardness)  # copying comes before comparing
+        first, last = self.course.plain
+        plain = first + (last - first) * min(1.0, 2 * hardness)
+        names = ["plain", *self.course.mixture]
+        shares = [plain, *(share * (1 - plain) for share in self.course.mixture.values())]
+        return self.of(self.rng.choices(names, shares)[0], self.words(hardness))
 
-    def words(self, progress: float) -> int:
+    def hardness(self, progress: float) -> float:
+        """How hard samples may be, 0 to 1."""
+        return self.course.begins + (1 - self.course.begins) * progress
+
+    def words(self, hardness: float) -> int:
         """The length of the next text: short ones alone for the first fifth, then longer by and by, a few very long."""
-        if progress > LONG_FROM and self.rng.random() < LONG_SHARE:
+        if hardness > LONG_FROM and self.rng.random() < LONG_SHARE:
             return self.rng.randint(180, 550)
-        return int(self.rng.uniform(15, 40 + 150 * max(0.0, min(1.0, (progress - 0.2) / 0.6))))
+        return int(self.rng.uniform(15, 40 + 150 * max(0.0, min(1.0, (hardness - 0.2) / 0.6))))
 
     def of(self, task: str, words: int) -> Sample:
         """A sample of this task; documents that do not serve are passed over."""
@@ -146,7 +184,8 @@ class Tasks:
         return filled(form, PICKED, a=a, b=b)
 
     def plain(self, words: int) -> Sample | None:
-        parts = sentences(self.rng.choice(self.all).text)
+        simple = self.simple and self.course.simple and self.rng.random() < self.course.simple
+        parts = sentences(self.rng.choice(self.simple if simple else self.all).text)
         start = self.rng.randrange(len(parts))
         text = excerpt(" ".join(parts[start:]), 2 * words)
         if self.rng.random() < self.repeats:

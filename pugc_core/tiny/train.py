@@ -1,7 +1,11 @@
-"""Trains the bundled model from scratch: `python -m pugc_core.tiny.train --data DIR --out DIR`.
+"""Trains the bundled model from scratch, in two courses:
 
-A Llama of 4.3 million parameters and its tokenizer, from open text, on two CPU cores in little more than an hour. The
-tasks are the pipeline's own prompts (see `tasks.py`), easy and short ones first. Seeds are fixed and progress is
+    python -m pugc_core.tiny.train --data DIR --out FIRST
+    python -m pugc_core.tiny.train --data DIR --start FIRST --out SECOND
+
+A Llama of 4.3 million parameters and its tokenizer, from open text, on two CPU cores in about an hour and a half each.
+The tasks are the pipeline's own prompts (see `tasks.py`). The first course is mostly about comparing texts, short and
+easy ones first; the second, from the weights of the first, mostly about language. Seeds are fixed and progress is
 counted in tokens, so the same command sees the same data in the same order on any machine. The result is written beside
 `--out` first and moved into place whole.
 """
@@ -15,35 +19,37 @@ import random
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from string import Formatter
 from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from pugc_core.prompts import instructions, quality, relevance, rewards
 from pugc_core.tiny import corpus, phrases, start, tokenizer
 from pugc_core.tiny.batches import LENGTHS, Batch, Packer, chunk
-from pugc_core.tiny.tasks import Tasks
+from pugc_core.tiny.tasks import COMPARE, SPEAK, Course, Tasks
 from pugc_core.tiny.text import Salience
 from pugc_core.tiny.watch import quick
 
 SEED = 17
 ROUND = 256
+ATTENTION = "eager"  # on a CPU the backward pass of the fused kernel is several times slower at these lengths
 
 
 @dataclass(frozen=True)
 class Settings:
     """What shapes the run."""
 
-    millions: float = 32.0  # of tokens in all, padding not counted
+    millions: float = 32.0  # of tokens in this course, padding not counted
     tokens: int = 4096  # per step, padding included
     samples: int = 768  # made at a time
     rate: float = 1.5e-3
     warmup: float = 0.02
+    course: Course = COMPARE
     compiled: bool = True
     threads: int = 2
     report: float = 240.0  # seconds between progress lines
@@ -66,8 +72,7 @@ def build(vocabulary: int, end: int, pad: int) -> LlamaForCausalLM:
         eos_token_id=end,
         pad_token_id=pad,
     )
-    # Eager attention: on a CPU the backward pass of the fused kernel is several times slower at these lengths.
-    model = LlamaForCausalLM._from_config(config, attn_implementation="eager")
+    model = LlamaForCausalLM._from_config(config, attn_implementation=ATTENTION)
     start.lay(model)
     return model
 
@@ -217,20 +222,31 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Train the bundled model from scratch.")
     parser.add_argument("--data", type=Path, help="folder of the open data; without it, the bundled sample")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--millions", type=float, default=32.0, help="tokens to train on, in millions (default 32)")
+    parser.add_argument("--start", type=Path, help="folder of a first course, to go on from with the second")
+    parser.add_argument("--millions", type=float, help="tokens to train on, in millions (default 32, second course 38)")
     parser.add_argument("--resume", action="store_true", help="go on from OUT.state, which every report writes")
     parser.add_argument("--report", type=float, default=240.0, help="seconds between progress lines (default 240)")
     parser.add_argument("--smoke", action="store_true", help="the whole script in seconds, for a test")
     options = parser.parse_args(arguments)
-    settings = Settings(millions=options.millions, report=options.report)
+    settings = Settings(report=options.report)
+    if options.start:
+        settings = replace(settings, course=SPEAK, millions=38.0, rate=1.0e-3)
+    if options.millions:
+        settings = replace(settings, millions=options.millions)
     if options.smoke:
-        settings = Settings(millions=0.02, tokens=1024, samples=16, report=3.0, compiled=False)
+        settings = replace(settings, millions=0.02, tokens=1024, samples=16, report=3.0, compiled=False)
     torch.set_num_threads(settings.threads)
     torch.manual_seed(SEED)
     split = corpus.load(options.data)
     salience = Salience(d.text for d in split.train)
-    tok = learn_tokenizer(split.train, tokenizer.VOCABULARY)
-    model = build(len(tok), tok.eos_token_id, tok.pad_token_id)
+    if options.start:
+        tok = AutoTokenizer.from_pretrained(options.start)
+        model = LlamaForCausalLM.from_pretrained(
+            options.start, dtype=torch.float32, attn_implementation=ATTENTION, use_safetensors=True
+        )
+    else:
+        tok = learn_tokenizer(split.train, tokenizer.VOCABULARY)
+        model = build(len(tok), tok.eos_token_id, tok.pad_token_id)
     print(
         f"{len(split.train)} documents to learn from, {len(split.test)} to test, {model.num_parameters():,} parameters"
     )
@@ -238,7 +254,8 @@ def main(arguments: list[str] | None = None) -> None:
     count = 4 if options.smoke else 64
     looked = {task: [check.of(task, check.words(0.6)) for _ in range(count)] for task in check.makers}
 
-    training = Training(model, Tasks(split.train, salience, random.Random(SEED)), tok, settings)
+    tasks = Tasks(split.train, salience, random.Random(SEED), settings.course)
+    training = Training(model, tasks, tok, settings)
     state = options.out.with_name(options.out.name + ".state")
     if options.resume:
         training.resume(state)

@@ -13,7 +13,7 @@ import pytest
 from pugc_core.prompts import instructions, quality, relevance, rewards
 from pugc_core.prompts.base import Message
 from pugc_core.tiny import corpus, text, tokenizer, weights
-from pugc_core.tiny.tasks import MIXTURE, Sample, Tasks, judged
+from pugc_core.tiny.tasks import COMPARE, SPEAK, Sample, Tasks, judged
 
 CHAT = [{"role": "user", "content": "Is it 42?"}, {"role": "assistant", "content": "True"}]
 
@@ -79,7 +79,7 @@ def made(tasks: Tasks, task: str) -> list[Sample]:
     return [tasks.of(task, words) for words in range(30, 170, 4)]
 
 
-@pytest.mark.parametrize("task", sorted(MIXTURE))
+@pytest.mark.parametrize("task", sorted(COMPARE.mixture))
 def test_samples_have_questions_and_answers(tasks: Tasks, task: str) -> None:
     for sample in made(tasks, task):
         assert sample.turns
@@ -113,6 +113,12 @@ def test_the_same_seed_gives_the_same_samples() -> None:
     assert [first.sample(0.5) for _ in range(20)] == [second.sample(0.5) for _ in range(20)]
 
 
+def test_every_course_has_every_task_and_its_shares_are_one() -> None:
+    for course in (COMPARE, SPEAK):
+        assert course.mixture.keys() == COMPARE.mixture.keys()
+        assert sum(course.mixture.values()) == pytest.approx(1.0)
+
+
 def test_the_score_follows_the_overlap() -> None:
     reference = "Soak dried beans overnight. Rinse them before cooking. Salt the water late."
     assert judged(reference, reference, whole=True) == 5
@@ -133,6 +139,9 @@ def test_the_split_never_shares_a_document() -> None:
 def test_the_whole_script_runs(tmp_path: Path) -> None:
     from pugc_core.tiny.train import main
 
-    main(["--smoke", "--out", str(tmp_path / "model")])
-    assert (tmp_path / "model" / "model.safetensors").is_file()
-    assert not (tmp_path / "model.part").exists()
+    first, second = tmp_path / "first", tmp_path / "second"
+    main(["--smoke", "--out", str(first)])
+    main(["--smoke", "--start", str(first), "--out", str(second)])
+    assert (second / "tokenizer.json").read_bytes() == (first / "tokenizer.json").read_bytes()
+    assert (second / "model.safetensors").read_bytes() != (first / "model.safetensors").read_bytes()
+    assert not list(tmp_path.glob("*.part"))
