@@ -8,8 +8,10 @@ import pyarrow.parquet as pq
 
 
 def entries(journal: Path) -> list[tuple[float, str]]:
+    """When each answer was given, and its key. A kill can leave half a line, which is none."""
     lines = journal.read_text().splitlines() if journal.exists() else []
-    return [(float(at), key) for at, key in (line.split() for line in lines if len(line.split()) == 2)]
+    found = (line.split() for line in lines)
+    return [(float(words[0]), words[1]) for words in found if len(words) == 2 and len(words[1]) == 64]
 
 
 def in_ledger(project: Path) -> set[str]:
