@@ -112,6 +112,9 @@ class _Pass:
             raise EngineError(f"the engine ended with {len(self._waiting)} draws unanswered", fix="report this engine")
 
     def _drain(self) -> Iterator[Finished]:
+        # A table never outlives the answers that it was made of.
+        if self._finished:
+            self._ledger.flush()
         while self._finished:
             yield self._finished.popleft()
 

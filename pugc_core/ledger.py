@@ -207,9 +207,9 @@ class _Shelf:
         path = storage.join(self.folder, name)
         data = storage.read(path)
         try:
-            return pq.read_table(io.BytesIO(data), columns=columns, page_checksum_verification=True).select(
-                columns or SCHEMA.names
-            )
+            # No object of Python's for arrow's own threads to hold: they may outlive the interpreter at its exit.
+            table = pq.read_table(pa.BufferReader(data), columns=columns, page_checksum_verification=True)
+            return table.select(columns or SCHEMA.names)
         except _DAMAGE as err:
             raise _unreadable(path, err) from err
 
@@ -295,7 +295,7 @@ class _Shelf:
             try:
                 with fs.open(inner, "rb") as handle:
                     file = pq.ParquetFile(handle, page_checksum_verification=True)
-                    self._files[part, group] = file.read_row_group(group).select(SCHEMA.names)
+                    self._files[part, group] = file.read_row_group(group, use_threads=False).select(SCHEMA.names)
             except FileNotFoundError:
                 raise
             except _DAMAGE as err:

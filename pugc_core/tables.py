@@ -162,7 +162,8 @@ class Store:
         """The rows of a table, all columns or those named. Raises StorageError when there is none or it is damaged."""
         path = self.path(recipe, stage, shard)
         try:
-            arrow = pq.read_table(io.BytesIO(storage.read(path)), page_checksum_verification=True, columns=columns)
+            data = pa.BufferReader(storage.read(path))
+            arrow = pq.read_table(data, page_checksum_verification=True, columns=columns)
             frame = pl.DataFrame(arrow.replace_schema_metadata(None))
             schema = TABLES[stage].schema
             return frame.cast({name: schema[name] for name in columns or schema})

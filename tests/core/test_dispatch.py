@@ -101,6 +101,12 @@ def test_every_shard_gets_its_own_answers_in_the_order_of_its_draws(ledger: Ledg
     assert engine.calls == 5
 
 
+def test_a_table_that_is_given_out_has_its_answers_on_disk(ledger: Ledger) -> None:
+    asked = [ask("x", 0, 1)]
+    for _ in answer([("a", build(asked))], ledger, lambda: ScriptedEngine(echo)):
+        assert len(Ledger(ledger.root).find("m@1", [asked[0].key(0), asked[0].key(1)])) == 2
+
+
 def test_no_shard_at_all(ledger: Ledger) -> None:
     assert list(answer([], ledger, no_engine)) == []
 
@@ -542,6 +548,8 @@ class _InMemory:
 
     def add(self, model: str, generations: Iterable[Any]) -> None:
         self._kept.update((g.key, g) for g in generations)
+
+    def flush(self) -> None: ...
 
 
 def test_serve_is_what_these_engines_rest_on() -> None:
