@@ -1,0 +1,79 @@
+"""A data set, small trainings, and the trainer that a loss builds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pugc_core import records
+from pugc_core.training.config import TrainingConfig
+from pugc_core.training.losses.base import Setup
+from pugc_core.training.summary import Summary
+
+ROOT = Path(__file__).parents[2]
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{{ eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+OBJECTIVES = TrainingConfig.losses()
+SMALL = TrainingConfig(
+    batch_size=4,
+    device_batch_size=2,
+    max_length=96,
+    epochs=3,
+    **{name: {"learning_rate": 5e-3, "beta": 0.1} for name in OBJECTIVES if name != "simpo"},
+    simpo={"learning_rate": 5e-3, "beta": 2.0, "gamma_beta_ratio": 0.5},
+)
+"""Large steps, so that a few of them show; no paper's numbers."""
+
+
+def pairs(n: int, *, answer: str = "Warm water, slowly.") -> list[dict[str, Any]]:
+    return [
+        {
+            "prompt": [{"role": "user", "content": f"How do I wash wool {i}?"}],
+            "chosen": [{"role": "assistant", "content": answer}],
+            "rejected": [{"role": "assistant", "content": "zzz no idea"}],
+        }
+        for i in range(n)
+    ]
+
+
+def dataset(folder: Path, train: list[dict[str, Any]], test: list[dict[str, Any]] | None = None) -> str:
+    """The folder that the dataset stage's asset writes: both splits in the columns of records.DATASET."""
+    folder.mkdir(exist_ok=True)
+    for split, rows in (("train", train), ("test", test or [])):
+        blank = dict.fromkeys(records.DATASET.schema)
+        frame = records.DATASET.frame(
+            [
+                {**blank, **row, "pair_id": f"{split}{i}", "split": split, "keep": True, "drop_reason": None}
+                for i, row in enumerate(rows)
+            ]
+        )
+        frame.write_parquet(folder / f"{split}.parquet")
+    return str(folder)
+
+
+def train(data: str, start: str, out: Path, objective: str = "dpo", config: TrainingConfig = SMALL) -> Summary:
+    from pugc_core.training.trainer import train
+
+    return train(dataset=data, start=start, objective=objective, config=config, out=str(out), report=lambda _: None)
+
+
+def trl_trainer(objective: str, config: TrainingConfig, start: str, out: Path) -> Any:
+    """The TRL trainer that our loss builds, not yet started."""
+    from datasets import Dataset
+
+    from pugc_core.training.start import load_model, load_tokenizer
+    from pugc_core.training.trainer import _arguments, _prepare_libraries
+
+    _prepare_libraries()
+    return config.loss(objective).trainer(
+        Setup(
+            arguments=_arguments(config, out, 1, device="cpu", precision="fp32"),
+            model=load_model(start).float(),
+            tokenizer=load_tokenizer(start),
+            train=Dataset.from_list(pairs(1)),
+            test=None,
+            callbacks=[],
+        )
+    )
