@@ -11,19 +11,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
-import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+import projects
 
-ROOT = Path(__file__).parent.parent
 PROMPT = """###Task Description:
 Does the response agree with the reference document? Write feedback, then [RESULT] and a score from 1 to 5.
 ###The instruction to evaluate:
@@ -40,9 +36,7 @@ Does the response agree with the reference document? Write feedback, then [RESUL
 class Project:
     def __init__(self, folder: Path, recipe: str, to: str) -> None:
         self.folder, self.to = folder, to
-        (folder / "recipes").mkdir()
-        for name in ("dagster.yaml", "workspace.yaml"):
-            shutil.copy(ROOT / name, folder)
+        projects.make(folder, {})
         self._extends = f'extends = "{recipe}"\n'
         self.recipe(None)
 
@@ -54,15 +48,11 @@ class Project:
         (self.folder / "recipes" / "measured.toml").write_text(self._extends + change)
 
     def add(self, name: str, documents: pl.DataFrame) -> None:
-        inbox = self.folder / "data" / "inbox"
-        inbox.mkdir(parents=True, exist_ok=True)
-        documents.write_parquet(inbox / f"{name}.parquet")
+        documents.write_parquet(self.folder / "data" / "inbox" / f"{name}.parquet")
 
     def run(self, what: str) -> dict[str, Any]:
-        env = {k: v for k, v in os.environ.items() if k not in ("DAGSTER_HOME", "PUGC_DATA", "PUGC_RECIPES")}
-        command = [sys.executable, "-m", "pugc_dagster", "run", "--recipe", "measured", "--to", self.to, "--json"]
         begun = time.perf_counter()
-        output = subprocess.run(command, cwd=self.folder, env=env, check=True, stdout=subprocess.PIPE).stdout
+        output = projects.pugc(self.folder, "run", "--recipe", "measured", "--to", self.to, "--json")
         wall = time.perf_counter() - begun
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
         status: dict[str, Any] = json.loads(output)

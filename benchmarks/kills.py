@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +19,7 @@ import time
 from pathlib import Path
 
 import polars as pl
+import projects
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
@@ -35,30 +35,24 @@ options = {{ delay = {delay}, journal = "{journal}", capacity = 32 }}
 [roles]
 reward_judge = "judge"
 """
-COMMAND = [sys.executable, "-m", "pugc_dagster", "run", "--recipe", "killed", "--to", "dataset", "--json"]
 
 
 def start(project: Path, delay: float) -> subprocess.Popen[bytes]:
     recipe = RECIPE.format(delay=delay, journal=project / "journal")
     (project / "recipes" / "killed.toml").write_text(recipe)
-    return subprocess.Popen(COMMAND, cwd=project, stdout=subprocess.DEVNULL)
+    return projects.start(project, "run", "--recipe", "killed", "--to", "dataset")
 
 
 def prepare(folder: Path, documents: pl.DataFrame, shards: int) -> Path:
-    inbox = folder / "data" / "inbox"
-    inbox.mkdir(parents=True)
-    (folder / "recipes").mkdir()
-    for name in ("dagster.yaml", "workspace.yaml"):
-        shutil.copy(ROOT / name, folder)
-    size = -(-documents.height // shards)
-    for number in range(shards):
-        documents.slice(number * size, size).write_parquet(inbox / f"shard-{number}.parquet")
+    projects.fill(projects.make(folder, {}), documents, -(-documents.height // shards))
     return folder
 
 
 def finish(project: Path) -> dict[str, bytes]:
     """Run to the end, at full speed."""
-    if start(project, 0).wait() != 0:
+    process = start(project, 0)
+    process.communicate()
+    if process.returncode:
         raise SystemExit("the run failed")
     return tables(project)
 
@@ -72,8 +66,6 @@ def main() -> None:
     options = parser.parse_args()
     documents = pl.read_parquet(options.file).sample(options.documents, seed=0, shuffle=True)
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "whole").mkdir()
-        (Path(folder) / "killed").mkdir()
         whole = prepare(Path(folder) / "whole", documents, options.shards)
         undisturbed = finish(whole)
         votes = len(entries(whole / "journal"))

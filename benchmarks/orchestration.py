@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
-import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+import projects
+
 RECIPE = 'extends = "tiny"\n[models.tiny]\nengine = "scripted"\n'
 STAGES = 7
 
@@ -32,11 +29,9 @@ def write_shard(folder: Path, number: int, posts: int) -> None:
 
 
 def run(project: Path) -> dict[str, float]:
-    env = {k: v for k, v in os.environ.items() if k not in ("DAGSTER_HOME", "PUGC_DATA", "PUGC_RECIPES")}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     begun = time.perf_counter()
-    command = [sys.executable, "-m", "pugc_dagster", "run", "--recipe", "scripted", "--to", "dataset", "--json"]
-    subprocess.run(command, cwd=project, env=env, check=True, stdout=subprocess.DEVNULL)
+    projects.pugc(project, "run", "--recipe", "scripted", "--to", "dataset", "--json")
     wall = time.perf_counter() - begun
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
@@ -56,15 +51,9 @@ def main() -> None:
 
 def measure(shards: int, options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        project = Path(options.keep or folder)
-        (project / "recipes").mkdir(parents=True)
-        (project / "recipes" / "scripted.toml").write_text(RECIPE)
-        for name in ("dagster.yaml", "workspace.yaml"):
-            shutil.copy(ROOT / name, project)
-        inbox = project / "data" / "inbox"
-        inbox.mkdir(parents=True)
+        project = projects.make(Path(options.keep or folder), {"scripted": RECIPE})
         for number in range(shards):
-            write_shard(inbox, number, options.posts)
+            write_shard(project / "data" / "inbox", number, options.posts)
         for name in ("first run", "same again")[: 1 if options.once else 2]:
             cost = run(project)
             per_shard = cost["wall_s"] / shards

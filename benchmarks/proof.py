@@ -15,22 +15,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import shutil
+import signal
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
+import projects
 
 from pugc_core.intervals import bootstrap
 from pugc_core.tiny.corpus import Document, clean
 from pugc_core.workspace import Workspace
 
-ROOT = Path(__file__).parent.parent
 # A measurement goes on where a run would stop: too few votes are dropped with that reason, and shown.
 LENIENT = """[checks]
 min_parse_rate = 0.0
@@ -67,26 +65,9 @@ def held_out(row: dict[str, str | None]) -> bool:
     return Document(text, "post", key=title or text).is_test
 
 
-def project(folder: Path, documents: pl.DataFrame, shard: int, recipes: dict[str, str]) -> Path:
-    """A project with the documents in shards of `shard` rows, and the recipes."""
-    inbox = folder / "data" / "inbox"
-    inbox.mkdir(parents=True, exist_ok=True)
-    (folder / "recipes").mkdir(exist_ok=True)
-    for name in ("dagster.yaml", "workspace.yaml"):
-        shutil.copy(ROOT / name, folder)
-    for number, start in enumerate(range(0, documents.height, shard)):
-        if not (path := inbox / f"shard-{number:03}.parquet").exists():
-            documents.slice(start, shard).write_parquet(path)
-    for name, text in recipes.items():
-        (folder / "recipes" / f"{name}.toml").write_text(text)
-    return folder
-
-
 def run(folder: Path, recipe: str, to: str) -> None:
-    env = {k: v for k, v in os.environ.items() if k not in ("DAGSTER_HOME", "PUGC_DATA", "PUGC_RECIPES")}
-    command = [sys.executable, "-m", "pugc_dagster", "run", "--recipe", recipe, "--to", to, "--json"]
     began = time.perf_counter()
-    status = json.loads(subprocess.run(command, cwd=folder, env=env, check=True, stdout=subprocess.PIPE).stdout)
+    status = json.loads(projects.pugc(folder, "run", "--recipe", recipe, "--to", to, "--json"))
     print(f"\n{recipe}, to {to}: {time.perf_counter() - began:.0f} s")
     for stage, counts in status["stages"].items():
         print(f"  {stage}: in {counts['rows_in']}, kept {counts['kept']}, dropped {json.dumps(counts['dropped'])}")
@@ -114,10 +95,10 @@ def scores(folder: Path, recipe: str) -> pl.DataFrame:
     )
 
 
-def versus(name: str, trained: pl.DataFrame, start: pl.DataFrame) -> None:
+def versus(names: str, trained: pl.DataFrame, start: pl.DataFrame) -> None:
     """One line per judging, and one for both together."""
     both = trained.join(start, on="instruction_id", suffix="_start").drop_nulls().sort("instruction_id")
-    print(f"\n{name} against the start: {both.height} documents where both have an answer that was judged")
+    print(f"\n{names}: {both.height} documents where both have an answer that was judged")
     for label, columns in (("first 8 votes", ["first"]), ("second 8 votes", ["second"]), ("all", ["first", "second"])):
         ours = both.select(pl.mean_horizontal(columns)).to_series()
         theirs = both.select(pl.mean_horizontal(f"{c}_start" for c in columns)).to_series()
@@ -134,6 +115,7 @@ def won(gains: Sequence[float]) -> float:
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # so that what it started ends too
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
@@ -149,21 +131,23 @@ def main() -> None:
     asked = rows.filter(unseen).head(options.held_out)
     print(f"{learnt.height} posts to make pairs from, {asked.height} held out", flush=True)
     own = OWN.format(extends=options.recipe, training=options.training) + LENIENT
-    pairs = project(options.work / "pairs", learnt, options.shard, {"own": own, "random": RANDOM})
+    pairs = projects.make(options.work / "pairs", {"own": own, "random": RANDOM})
+    projects.fill(pairs, learnt, options.shard)
     for recipe in ("own", "random"):
         run(pairs, recipe, "policy")
     policies = {name: Workspace(str(pairs / "data")).policy(name, "dpo") for name in ("own", "random")}
     recipes = {name: JUDGED.format(extends=options.recipe, policy=policy) for name, policy in policies.items()}
     recipes["start"] = START.format(extends=options.recipe)
     recipes = {name: text + LENIENT for name, text in recipes.items()}
-    compared = project(options.work / "compared", asked, options.shard, recipes)
+    compared = projects.make(options.work / "compared", recipes)
+    projects.fill(compared, asked, options.shard)
     made = {}
     for recipe in ("start", *policies):
         run(compared, recipe, "rewards")
         made[recipe] = scores(compared, recipe)
-    versus("DPO on pairs judged by the post itself", made["own"], made["start"])
-    versus("DPO on pairs judged by another post", made["random"], made["start"])
-    versus("The same, the one against the other: own", made["own"], made["random"])
+    versus("DPO on pairs judged by the post itself, against the start", made["own"], made["start"])
+    versus("DPO on pairs judged by another post, against the start", made["random"], made["start"])
+    versus("The former against the latter", made["own"], made["random"])
 
 
 if __name__ == "__main__":

@@ -10,24 +10,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-from orchestration import RECIPE, ROOT, write_shard
+import projects
+from orchestration import RECIPE, write_shard
 
 PROMPT = "Post: {ugc}\nQuestion: {instruction}\nAnswer: {response}\nFeedback, then [RESULT] and 1 to 5.\n"
 
 
 def pugc(project: Path, *arguments: str) -> tuple[float, str]:
-    env = {k: v for k, v in os.environ.items() if k not in ("DAGSTER_HOME", "PUGC_DATA", "PUGC_RECIPES")}
     begun = time.perf_counter()
-    command = [sys.executable, "-m", "pugc_dagster", *arguments, "--recipe", "scripted", "--json"]
-    output = subprocess.run(command, cwd=project, env=env, check=True, stdout=subprocess.PIPE, text=True).stdout
+    output = projects.pugc(project, *arguments, "--recipe", "scripted", "--json")
     return time.perf_counter() - begun, output
 
 
@@ -36,14 +31,8 @@ def main() -> None:
     parser.add_argument("--shards", type=int, default=10_000)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        project = Path(folder)
-        (project / "recipes").mkdir()
-        recipe = project / "recipes" / "scripted.toml"
-        recipe.write_text(RECIPE)
-        for name in ("dagster.yaml", "workspace.yaml"):
-            shutil.copy(ROOT / name, project)
-        inbox = project / "data" / "inbox"
-        inbox.mkdir(parents=True)
+        project = projects.make(Path(folder), {"scripted": RECIPE})
+        recipe, inbox = project / "recipes" / "scripted.toml", project / "data" / "inbox"
         write_shard(inbox, 0, 10)
         pugc(project, "run", "--to", "pairs")
         files = [*inbox.glob("*.jsonl"), *(project / "data" / "tables").rglob("*.parquet")]

@@ -88,6 +88,11 @@ def test_the_policies_learnt_and_any_engine_loads_them(
             assert events[-1].asset_materialization is not None
             shown = events[-1].asset_materialization.metadata
             assert "data:image/png" in str(shown["curves"].value)
+            told = [entry.user_message for entry in instance.all_logs(events[-1].run_id) if entry.step_key]
+            figures = [line for line in told if line.startswith(f"step {shown['steps'].value} of ")]
+            assert figures, f"the training of {objective} told the run's log nothing"
+            for name in ("loss", "margin", "accuracy", "learning_rate", "tokens_per_second"):
+                assert name in figures[-1]
             training = json.loads((root / "data" / "policies" / "tiny" / objective / "training.json").read_text())
             losses = [row["loss"] for row in training["curve"]]
             third = len(losses) // 3  # single steps are batches of a few pairs and jump about
