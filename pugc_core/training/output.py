@@ -54,11 +54,11 @@ def staging(out: str, key: str = "") -> Iterator[Path]:
     """
     target, folder = Path(out).absolute(), unfinished(out)
     old = target.with_name(f".{target.name}.old")
-    if target.exists() and not ((target / RECORD).is_file() or _empty(target)):
-        raise TrainingError(
-            f"{target} exists and is not a trained policy (no {RECORD})", fix="move it away, or name another folder"
-        )
     try:
+        if target.exists() and not ((target / RECORD).is_file() or _empty(target)):
+            raise TrainingError(
+                f"{target} exists and is not a trained policy (no {RECORD})", fix="move it away, or name another folder"
+            )
         folder.mkdir(parents=True, exist_ok=True)
         lock = os.open(folder, os.O_RDONLY)
     except OSError as err:

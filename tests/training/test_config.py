@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -97,3 +98,17 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(TrainingError, match="cannot write"), staging(str(tmp_path / "file" / "policy")):
         pass
+
+
+def test_a_read_only_folder_is_named(tmp_path: Path) -> None:
+    tmp_path.chmod(0o555)
+    root = os.geteuid() == 0  # who may write everywhere, and so steps down for the moment
+    if root:
+        os.seteuid(65534)
+    try:
+        with pytest.raises(TrainingError, match=r"cannot write .*: Permission denied"), staging(str(tmp_path / "a")):
+            pass
+    finally:
+        if root:
+            os.seteuid(0)
+        tmp_path.chmod(0o755)
