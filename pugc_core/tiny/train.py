@@ -55,6 +55,10 @@ class Settings:
     report: float = 240.0  # seconds between progress lines
 
 
+FIRST = Settings()
+SECOND = Settings(course=SPEAK, millions=38.0, rate=1.0e-3)
+
+
 def build(vocabulary: int, end: int, pad: int) -> LlamaForCausalLM:
     """The model, freshly initialised."""
     config = LlamaConfig(
@@ -219,20 +223,21 @@ def learn_tokenizer(documents: list[corpus.Document], vocabulary: int) -> Any:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Train the bundled model from scratch.")
+    parser = argparse.ArgumentParser(description="Train the bundled model, from scratch or on from a first course.")
     parser.add_argument("--data", type=Path, help="folder of the open data; without it, the bundled sample")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--start", type=Path, help="folder of a first course, to go on from with the second")
-    parser.add_argument("--millions", type=float, help="tokens to train on, in millions (default 32, second course 38)")
+    parser.add_argument(
+        "--millions",
+        type=float,
+        help=f"tokens to train on, in millions (default {FIRST.millions:.0f}, second course {SECOND.millions:.0f})",
+    )
     parser.add_argument("--resume", action="store_true", help="go on from OUT.state, which every report writes")
-    parser.add_argument("--report", type=float, default=240.0, help="seconds between progress lines (default 240)")
+    parser.add_argument("--report", type=float, default=FIRST.report, help="seconds between progress lines")
     parser.add_argument("--smoke", action="store_true", help="the whole script in seconds, for a test")
     options = parser.parse_args(arguments)
-    settings = Settings(report=options.report)
-    if options.start:
-        settings = replace(settings, course=SPEAK, millions=38.0, rate=1.0e-3)
-    if options.millions:
-        settings = replace(settings, millions=options.millions)
+    settings = SECOND if options.start else FIRST
+    settings = replace(settings, millions=options.millions or settings.millions, report=options.report)
     if options.smoke:
         settings = replace(settings, millions=0.02, tokens=1024, samples=16, report=3.0, compiled=False)
     torch.set_num_threads(settings.threads)
