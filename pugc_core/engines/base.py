@@ -31,6 +31,9 @@ class Sampling(Config):
     max_tokens: int = Field(512, gt=0)
     """Longest answer, in the model's own tokens."""
     repetition_penalty: float = Field(1.0, gt=0)
+    """What the logit of a token is divided by (multiplied, where it is negative) that prompt or answer has already."""
+    frequency_penalty: float = Field(0.0, ge=-2, le=2)
+    """What is taken off the logit of a token for each time that the answer, not the prompt, has it already."""
     stop: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
     """When set, the answer is exactly one of these strings; the engine enforces it."""

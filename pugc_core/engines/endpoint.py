@@ -211,7 +211,8 @@ def _payload(model: str, request: Request, draws: Sequence[int]) -> dict[str, ob
     """The settings that differ from their defaults, and always those whose defaults servers disagree on."""
     sampling = request.sampling
     payload = sampling.model_dump(include={"temperature", "max_tokens"})
-    payload |= sampling.model_dump(include={"top_p", "repetition_penalty", "stop"}, exclude_defaults=True)
+    rest = {"top_p", "repetition_penalty", "frequency_penalty", "stop"}
+    payload |= sampling.model_dump(include=rest, exclude_defaults=True)
     payload |= {"model": model, "messages": [m._asdict() for m in request.messages], "seed": request.seed(draws[0])}
     if len(draws) > 1:
         payload["n"] = len(draws)

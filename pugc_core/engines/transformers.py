@@ -94,9 +94,12 @@ class TransformersEngine:
         pad = self._tokenizer.eos_token_id if pad is None else pad
         ids = torch.tensor([[pad] * (width - len(t)) + t for _, t, _ in rows], device=self._device)
         mask = torch.tensor([[0] * (width - len(t)) + [1] * len(t) for _, t, _ in rows], device=self._device)
-        processors = LogitsProcessorList(self._constraints(sampling, len(rows)))
+        processors = LogitsProcessorList()
         if sampling.repetition_penalty != 1:
-            processors.insert(0, _Penalty([width - len(t) for _, t, _ in rows], sampling.repetition_penalty))
+            processors.append(_RepetitionPenalty([width - len(t) for _, t, _ in rows], sampling.repetition_penalty))
+        if sampling.frequency_penalty:
+            processors.append(_FrequencyPenalty(width, sampling.frequency_penalty))
+        processors.extend(self._constraints(sampling, len(rows)))
         if sampling.temperature > 0:
             processors.append(_SeededDraw([r.seed(d) for r, _, d in rows], sampling))
         # Each row has the room that it would have alone, whatever the length of its neighbours.
@@ -179,7 +182,7 @@ class _Ends:
         return any(stop in tail for stop in self._stops)
 
 
-class _Penalty:
+class _RepetitionPenalty:
     """Repetition penalty over prompt and answer; unlike the library's own it does not count a row's padding."""
 
     def __init__(self, padding: Sequence[int], penalty: float) -> None:
@@ -195,6 +198,21 @@ class _Penalty:
         score = scores.gather(1, seen)
         score = torch.where(score < 0, score * self._penalty, score / self._penalty)
         return scores.scatter(1, seen, score)
+
+
+class _FrequencyPenalty:
+    """Frequency penalty over the answer, which begins at `width`. An ended row's padding counts too, to no effect."""
+
+    def __init__(self, width: int, penalty: float) -> None:
+        self._width = width
+        self._penalty = penalty
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        import torch
+
+        answer = input_ids[:, self._width :]
+        taken = torch.full(answer.shape, -self._penalty, dtype=scores.dtype, device=scores.device)
+        return scores.scatter_add(1, answer, taken)
 
 
 class _Constrained:

@@ -114,6 +114,7 @@ def _parameters(request: Request) -> Any:
         top_p=sampling.top_p,
         max_tokens=sampling.max_tokens,
         repetition_penalty=sampling.repetition_penalty,
+        frequency_penalty=sampling.frequency_penalty,
         stop=list(sampling.stop),
         structured_outputs=_constraint(sampling),
         output_kind=RequestOutputKind.FINAL_ONLY,

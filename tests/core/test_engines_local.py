@@ -281,10 +281,10 @@ def test_an_answer_does_not_depend_on_its_batch(local: Engine) -> None:
 
 
 @pytest.mark.parametrize("pad", [None, "<|pad|>"])
-def test_nor_with_a_repetition_penalty(tmp_path: Path, pad: str | None) -> None:
+def test_nor_with_penalties(tmp_path: Path, pad: str | None) -> None:
     """Padding is no text of the prompt: it must not be held against the tokens that fill it."""
     engine = direct(make(tmp_path / "model", pad=pad))
-    penal = Sampling(temperature=1.0, max_tokens=16, repetition_penalty=1.8)
+    penal = Sampling(temperature=1.0, max_tokens=16, repetition_penalty=1.8, frequency_penalty=0.7)
     requests = [ask("ab" * length, penal, range(4)) for length in (1, 30, 60)]
     assert [texts(engine, r)[0] for r in requests] == texts(engine, *requests)
 
@@ -302,6 +302,22 @@ def test_a_repetition_penalty_is_applied(local: Engine) -> None:
         given = torch.tensor([prompt])
         made = model.generate(given, max_new_tokens=40, do_sample=False, repetition_penalty=penalty, pad_token_id=0)
         assert tokenizer.decode(made[0, len(prompt) :], skip_special_tokens=True) == text
+
+
+def test_a_frequency_penalty_counts_the_answer_and_not_the_prompt(local: Engine) -> None:
+    import torch
+
+    free, penal = (Sampling(temperature=0.0, max_tokens=40, frequency_penalty=p) for p in (0.0, 1.5))
+    (first,), (second,) = texts(local, ask("aaaa", free), ask("aaaa", penal))
+    assert first != second
+    tokenizer, model = local._tokenizer, local._model  # type: ignore[attr-defined]
+    prompt, made = encode(tokenizer, ask("aaaa").messages), []
+    with torch.inference_mode():
+        while len(made) < 40 and tokenizer.eos_token_id not in made:
+            scores = model(torch.tensor([prompt + made])).logits[0, -1]
+            counted = torch.bincount(torch.tensor(made, dtype=torch.long), minlength=len(scores))
+            made.append(int((scores - 1.5 * counted).argmax()))
+    assert tokenizer.decode(made, skip_special_tokens=True) == second
 
 
 def test_nor_on_a_long_neighbour_that_leaves_little_room(local: Engine) -> None:
