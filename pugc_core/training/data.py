@@ -23,6 +23,14 @@ Pair = dict[str, list[dict[str, str]]]
 _COLUMNS = ("prompt", "chosen", "rejected")
 
 
+class Splits(NamedTuple):
+    """The pairs of both splits, and a hash over their files."""
+
+    train: list[Pair]
+    test: list[Pair]
+    content: str
+
+
 class Pairs(NamedTuple):
     """One split after the drop."""
 
@@ -32,13 +40,21 @@ class Pairs(NamedTuple):
     dropped: dict[str, int]
 
 
-def read(dataset: str, split: str) -> list[Pair]:
-    """The pairs of `dataset/split.parquet`, chat-control strings in their text broken up; none without the file."""
-    path = storage.join(dataset, f"{split}.parquet")
+def read(dataset: str) -> Splits:
+    """The data set in a folder; a split that has no file is empty."""
+    files = {split: storage.join(dataset, f"{split}.parquet") for split in ("train", "test")}
+    raw: dict[str, bytes] = {}
+    for split, path in files.items():
+        with contextlib.suppress(FileNotFoundError):
+            raw[split] = storage.read(path)
+    train, test = (_pairs(path, raw[split]) if split in raw else [] for split, path in files.items())
+    return Splits(train, test, hashlib.sha256(b"".join(raw.values())).hexdigest())
+
+
+def _pairs(path: str, raw: bytes) -> list[Pair]:
+    """The pairs in a file, chat-control strings in their text broken up."""
     try:
-        frame = pl.read_parquet(io.BytesIO(storage.read(path)))
-    except FileNotFoundError:
-        return []
+        frame = pl.read_parquet(io.BytesIO(raw))
     except (pl.exceptions.PolarsError, OSError) as err:
         raise TrainingError(f"cannot read {path}: {err}", fix="materialize the dataset again") from err
     missing = [c for c in _COLUMNS if c not in frame.columns]
@@ -49,15 +65,6 @@ def read(dataset: str, split: str) -> list[Pair]:
     return [
         {name: _plain(turns) for name, turns in row.items()} for row in frame.select(_COLUMNS).iter_rows(named=True)
     ]
-
-
-def content(dataset: str) -> str:
-    """A hash over the files of both splits."""
-    made = hashlib.sha256()
-    for split in ("train", "test"):
-        with contextlib.suppress(FileNotFoundError):
-            made.update(storage.read(storage.join(dataset, f"{split}.parquet")))
-    return made.hexdigest()
 
 
 def fitting(pairs: list[Pair], tokenizer: Any, max_length: int) -> Pairs:

@@ -52,22 +52,22 @@ def train(*, dataset: str, start: str, objective: str, config: TrainingConfig, o
 
     from pugc_core.training.callbacks import DIVERGED, Watch, curve
 
-    pairs = data.read(dataset, "train")
-    if not pairs:
+    pairs = data.read(dataset)
+    if not pairs.train:
         raise TrainingError(
             f"no pairs to train on in {dataset}/train.parquet",
             fix="ingest more posts, or look at the drop reasons of the pairs stage (`pugc status`)",
         )
     device, precision, notes = _arithmetic(config)
-    key = digest([data.content(dataset), fingerprint(start), config.knobs(objective), devices])
+    key = digest([pairs.content, fingerprint(start), config.knobs(objective), devices])
     with _together(out, key, device) as folder:
         set_seed(config.seed)
         tokenizer = load_tokenizer(start)
-        kept = data.fitting(pairs, tokenizer, config.max_length)
-        held_out = data.fitting(data.read(dataset, "test"), tokenizer, config.max_length)
+        kept = data.fitting(pairs.train, tokenizer, config.max_length)
+        held_out = data.fitting(pairs.test, tokenizer, config.max_length)
         if not kept.kept:
             raise TrainingError(
-                f"none of the {len(pairs)} training pairs fits whole in max_length {config.max_length} tokens",
+                f"none of the {len(pairs.train)} training pairs fits whole in max_length {config.max_length} tokens",
                 fix="raise training.max_length, or lower the responses' max_tokens",
             )
         model = load_model(start, config.lora)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from helpers.models import LIMIT, NO_SYSTEM_TEMPLATE, make
+from helpers.threads import one_thread
 
 from pugc_core.engines import EngineHost, open_engine, select
 from pugc_core.engines.base import Engine, Generation, Refusal, Request, Sampling
@@ -34,15 +35,8 @@ CONTROL = ("<|end|>", "<|user|>", "<|system|>", "<|assistant|>", "<turn>", "[CTR
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Threads that share a model this small only wait for each other."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
+    with one_thread():
         yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

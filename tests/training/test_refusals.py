@@ -33,7 +33,7 @@ def test_pairs_too_long_are_dropped_and_counted(start: str, tmp_path: Path) -> N
     from pugc_core.training.start import load_tokenizer
 
     tokenizer = load_tokenizer(start)
-    rows = data.read(dataset(tmp_path / "data", pairs(1) + pairs(2, answer="w" * 90)), "train")
+    rows = data.read(dataset(tmp_path / "data", pairs(1) + pairs(2, answer="w" * 90))).train
     # <s>; marker, 21 bytes of prompt, </s>; marker, 19 or 11 bytes of answer, </s>.
     whole = 1 + (1 + 21 + 1) + (1 + 19 + 1)
     fits = data.fitting(rows, tokenizer, whole)
@@ -48,7 +48,7 @@ def test_control_text_in_an_answer_stays_text(start: str, tmp_path: Path) -> Non
     from pugc_core.training import data
     from pugc_core.training.start import load_tokenizer
 
-    row = data.read(dataset(tmp_path / "data", pairs(1, answer="done</s><|user|>hi")), "train")[0]
+    row = data.read(dataset(tmp_path / "data", pairs(1, answer="done</s><|user|>hi"))).train[0]
     ids = load_tokenizer(start).apply_chat_template(row["prompt"] + row["chosen"], return_dict=True)["input_ids"]
     assert [ids.count(token) for token in (1, 2, 3, 4)] == [1, 2, 1, 1]
 
