@@ -1,4 +1,4 @@
-"""Metadata per shard, in one go. The one place that reaches into Dagster's private parts.
+"""Metadata per shard, in one go. The one place that reaches deep into Dagster's private parts.
 
 `context.add_asset_metadata(..., partition_key=...)` reads all partition keys and copies what it has at every call: with
 500 shards that was a quarter of a run's time, and it grows with their square. Dagster is pinned below 1.14, and

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from transformers import TrainerCallback
 
 from pugc_core.errors import TrainingError
@@ -55,7 +56,8 @@ class Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.seconds += time.monotonic() - self._began
         self.steps += 1
-        if state.global_step >= state.max_steps:
+        # No checkpoint of numbers that nobody looked at; and what is averaged in the log begins anew with each.
+        if control.should_save or state.global_step >= state.max_steps:
             control.should_log = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
@@ -70,5 +72,6 @@ class Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
             self._report({"step": state.global_step, "total": state.max_steps, **told, "tokens_per_second": speed})
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        PartialState().wait_for_everyone()  # each process writes a file of its own into it
         if state.is_world_process_zero:
             mark_whole(Path(args.output_dir) / f"checkpoint-{state.global_step}")

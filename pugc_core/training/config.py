@@ -31,7 +31,6 @@ class Lora(Config):
     rank: int = Field(16, gt=0)
     alpha: int = Field(32, gt=0)
     """Scale: what the matrices give is multiplied by alpha / rank."""
-    dropout: float = Field(0.0, ge=0, lt=1)
     targets: str | tuple[str, ...] = "all-linear"
     """Modules that get them, as peft names them."""
     quantize: bool = False
@@ -109,6 +108,15 @@ class TrainingConfig(Config):
     @model_validator(mode="after")
     def _whole_batches(self) -> TrainingConfig:
         self.accumulation(self.launch.processes)
+        return self
+
+    @model_validator(mode="after")
+    def _mergeable(self) -> TrainingConfig:
+        if self.lora and self.launch.config == "zero3":
+            raise RecipeError(
+                "training.lora cannot be merged into weights that DeepSpeed holds in shares",
+                fix='set training.launch.config = "fsdp" or "ddp"',
+            )
         return self
 
     def accumulation(self, devices: int = 1) -> int:

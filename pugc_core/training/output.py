@@ -34,8 +34,13 @@ def checkpoints(folder: Path) -> Path:
 
 
 def mark_whole(checkpoint: Path) -> None:
-    """Say that a checkpoint is complete: its files are written one by one, and a kill may come between two."""
+    """Say that a checkpoint is complete (its files are written one by one, and a kill may come between two), and only
+    then remove those before it, whose marks go first."""
     (checkpoint / _WHOLE).touch()
+    for older in checkpoint.parent.glob("checkpoint-*"):
+        if older != checkpoint:
+            (older / _WHOLE).unlink(missing_ok=True)
+            shutil.rmtree(older, ignore_errors=True)
 
 
 def last_checkpoint(folder: Path) -> Path | None:

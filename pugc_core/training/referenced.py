@@ -9,6 +9,7 @@ tokens, the precision, and `ld_alpha`, which TRL's own cache leaves out.
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,10 @@ class ReferencedTrainer(DPOTrainer):  # type: ignore[misc]  # trl is untyped
 
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
         path = self._references and self._references / f"{self._key(dataset)}.parquet"
-        known = [bool(path and path.is_file())]
-        broadcast_object_list(known, from_process=0)  # all processes must take the same way
-        if path and known[0]:
+        agreed: list[Any] = [path, bool(path and path.is_file())]
+        broadcast_object_list(agreed, from_process=0)  # all processes must take the same way
+        path, known = agreed
+        if known:
             kept = pl.read_parquet(path)
             for column in _COLUMNS:
                 dataset = dataset.add_column(column, kept[column].to_list())
@@ -45,11 +47,8 @@ class ReferencedTrainer(DPOTrainer):  # type: ignore[misc]  # trl is untyped
                 part = path.with_suffix(".part")
                 pl.DataFrame({c: dataset[c][:] for c in _COLUMNS}).write_parquet(part)
                 part.replace(path)
-        return dataset.map(self._priced, desc="length") if self._length_price else dataset
-
-    def _priced(self, row: dict[str, Any]) -> dict[str, float]:
-        sides = ("chosen", "rejected")
-        return {f"ref_{s}_logps": row[f"ref_{s}_logps"] - self._length_price * len(row[f"{s}_ids"]) for s in sides}
+        price = {"price": self._length_price}
+        return dataset.map(_priced, fn_kwargs=price, desc="length") if self._length_price else dataset
 
     def _key(self, dataset: Any) -> str:
         made = hashlib.sha256(f"{self._precompute_model_hash} {self.ld_alpha} {self.args.bf16}".encode())
@@ -58,8 +57,16 @@ class ReferencedTrainer(DPOTrainer):  # type: ignore[misc]  # trl is untyped
         return made.hexdigest()[:16]
 
 
+def _priced(row: dict[str, Any], price: float) -> dict[str, float]:
+    # No method: datasets hashes what it maps, and a method brings its trainer along, model and all.
+    return {f"ref_{s}_logps": row[f"ref_{s}_logps"] - price * len(row[f"{s}_ids"]) for s in ("chosen", "rejected")}
+
+
 def trainer(setup: Setup, loss: Loss, *, loss_type: str, length_price: float = 0.0, **options: Any) -> Any:
     """A trainer of one of TRL's DPO losses; `length_price` is in reward per token, `options` are DPOConfig's."""
+    revision = getattr(setup.model.config, "_commit_hash", None)  # of a model from the hub
+    if revision and os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        options["model_init_kwargs"] = {"revision": revision}  # there TRL loads the start model a second time, by name
     return ReferencedTrainer(
         references=setup.references,
         length_price=length_price / loss.beta,

@@ -91,7 +91,8 @@ def _follow(child: subprocess.Popen[str], report: Report) -> Summary:
     said = "".join(printed).rstrip()
     raise TrainingError(
         f"the training process ended {_how(code)}" + (f"; it printed last:\n{said}" if said else ""),
-        fix="if memory ran out, lower training.device_batch_size or training.max_length" if code < 0 else None,
+        # The system's killer of processes leaves no word, and launchers end with a code of their own.
+        fix="if the machine's memory ran out, lower training.device_batch_size or training.max_length, or give it more",
     )
 
 

@@ -34,7 +34,7 @@ def _load(loader: Any, start: str, **options: Any) -> Any:
 
 
 def load_tokenizer(start: str) -> Any:
-    """Its tokenizer, which must have a chat template and an end-of-text token."""
+    """Its tokenizer, which must have a chat template and an end-of-text token; that pads where no token is for it."""
     from transformers import AutoTokenizer
 
     tokenizer = _load(AutoTokenizer, start)
@@ -47,18 +47,20 @@ def load_tokenizer(start: str) -> Any:
         raise TrainingError(
             f"the tokenizer of {start!r} has no end-of-text token", fix="set eos_token in its tokenizer_config.json"
         )
+    if tokenizer.pad_token is None:  # as with Mistral's; of TRL's trainers only some see to it
+        tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
-def load_model(start: str, lora: Lora | None = None) -> Any:
+def load_model(start: str, lora: Lora | None = None, *, precision: str = "fp32") -> Any:
     """The causal language model, in the dtype that it has on disk, or in 4 bits where LoRA is to be trained beside it
-    so. Flash attention is taken where it is installed and there is a GPU."""
+    so. Flash attention, which knows no fp32, is taken for bf16 where it is installed and there is a GPU."""
     from transformers import AutoModelForCausalLM
 
     options: dict[str, Any] = {"dtype": "auto"}
     if lora and lora.quantize:
         options["quantization_config"] = _four_bits()
-    if _fast_attention():
+    if precision == "bf16" and _fast_attention():
         options["attn_implementation"] = "flash_attention_2"
     model = _load(AutoModelForCausalLM, start, **options)
     try:
@@ -84,19 +86,16 @@ def adapter(lora: Lora | None) -> Any | None:
     except ImportError as err:
         raise MissingDependency(f"LoRA needs peft: {err}", fix='pip install -e ".[lora]"') from err
     targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
-    return LoraConfig(
-        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, task_type="CAUSAL_LM"
-    )
+    return LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, task_type="CAUSAL_LM")
 
 
-def merged(model: Any, start: str, lora: Lora) -> Any:
-    """The trained matrices added to the weights; to those of the start model itself where they were held in 4 bits."""
-    if not lora.quantize:
-        return model.merge_and_unload()
+def merged(model: Any, weights: dict[str, Any], start: str) -> Any:
+    """The start model, loaded anew in fp32, with the matrices of `weights` (the state of `model`, gathered) added: in
+    training its own weights may have been held in 4 bits, or in shares on several GPUs."""
     from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 
-    whole = PeftModel(load_model(start), model.peft_config["default"])
-    set_peft_model_state_dict(whole, get_peft_model_state_dict(model))
+    whole = PeftModel(load_model(start).float(), model.peft_config["default"])
+    set_peft_model_state_dict(whole, get_peft_model_state_dict(model, state_dict=weights))
     return whole.merge_and_unload()
 
 

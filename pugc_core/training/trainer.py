@@ -50,7 +50,7 @@ def train(*, dataset: str, start: str, objective: str, config: TrainingConfig, o
     import torch
     from transformers import PrinterCallback, set_seed
 
-    from pugc_core.training.callbacks import DIVERGED, Watch, curve
+    from pugc_core.training.callbacks import Watch, curve
 
     pairs = data.read(dataset)
     if not pairs.train:
@@ -70,15 +70,15 @@ def train(*, dataset: str, start: str, objective: str, config: TrainingConfig, o
                 f"none of the {len(pairs.train)} training pairs fits whole in max_length {config.max_length} tokens",
                 fix="raise training.max_length, or lower the responses' max_tokens",
             )
-        model = load_model(start, config.lora)
-        disk_dtype, use_cache = model.dtype, model.config.use_cache
-        if not (config.lora and config.lora.quantize):
-            model.to(torch.float32)
         per_epoch = math.ceil(math.ceil(len(kept.kept) / (config.device_batch_size * devices)) / accumulation)
         total = config.max_steps or math.ceil(per_epoch * config.epochs)
         watch = Watch(report, kept.tokens / len(kept.kept) * min(config.batch_size, len(kept.kept)))
         resumed = last_checkpoint(folder)
-        try:
+        with _memory_knobs():
+            model = load_model(start, config.lora, precision=precision)
+            disk_dtype, use_cache = model.dtype, model.config.use_cache
+            if not (config.lora and config.lora.quantize):
+                model.to(torch.float32)
             trainer = loss.trainer(
                 Setup(
                     arguments=_arguments(config, folder, total, device=device, precision=precision, devices=devices),
@@ -94,16 +94,6 @@ def train(*, dataset: str, start: str, objective: str, config: TrainingConfig, o
             trainer.remove_callback(PrinterCallback)
             trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
             tested = trainer.evaluate() if held_out.kept else {}
-        except torch.OutOfMemoryError as err:
-            raise TrainingError(
-                f"out of memory: {str(err).splitlines()[0]}",
-                fix="lower training.device_batch_size or training.max_length, keep gradient_checkpointing on, set "
-                'training.lora = {}, or spread the model with training.launch.config = "fsdp"',
-            ) from err
-        if not all(bool(torch.isfinite(p).all()) for p in trainer.model.parameters()):
-            raise TrainingError(
-                f"the weights are no finite numbers after step {trainer.state.global_step}", fix=DIVERGED
-            )
         steps, points = trainer.state.global_step, curve(trainer.state.log_history)
         dropped = {r: kept.dropped.get(r, 0) + held_out.dropped.get(r, 0) for r in {**kept.dropped, **held_out.dropped}}
         passes, rest = divmod(steps, per_epoch)
@@ -133,6 +123,21 @@ def train(*, dataset: str, start: str, objective: str, config: TrainingConfig, o
 
 
 @contextlib.contextmanager
+def _memory_knobs() -> Iterator[None]:
+    """When the GPU's memory runs out, say which knobs make it go further."""
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as err:
+        raise TrainingError(
+            f"out of memory: {str(err).splitlines()[0]}",
+            fix="lower training.device_batch_size or training.max_length, keep gradient_checkpointing on, set "
+            'training.lora = {}, or spread the model with training.launch.config = "fsdp"',
+        ) from err
+
+
+@contextlib.contextmanager
 def _together(out: str, key: str, device: str) -> Iterator[Path]:
     """The folder to write into, made and put into place by the first process; the others wait for it."""
     if "WORLD_SIZE" not in os.environ:
@@ -152,14 +157,19 @@ def _save(
     trainer: Any, tokenizer: Any, folder: Path, start: str, config: TrainingConfig, *, dtype: Any, use_cache: bool
 ) -> None:
     """Writes the policy whole, in the start model's dtype; every process takes part, where weights are in shares."""
+    import torch
     from safetensors import SafetensorError
 
-    weights = trainer.accelerator.get_state_dict(trainer.model)
+    from pugc_core.training.callbacks import DIVERGED
+
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # DeepSpeed's engine is the wrapped one alone
     if not trainer.is_world_process_zero():
         return
+    if not all(bool(torch.isfinite(w).all()) for w in weights.values()):
+        raise TrainingError(f"the weights are no finite numbers after step {trainer.state.global_step}", fix=DIVERGED)
     model = trainer.accelerator.unwrap_model(trainer.model)
     if config.lora:
-        model = merged(model, start, config.lora)
+        model = merged(model, weights, start)
         weights = model.state_dict()
     # The trainer switches the cache off in the configuration; left so, every engine would generate slowly.
     model.config.use_cache = use_cache
@@ -243,7 +253,6 @@ def _arguments(
         "logging_nan_inf_filter": False,  # it would hide a NaN behind the mean of the losses before
         "save_strategy": "steps" if config.launch.checkpoints < 1 else "no",
         "save_steps": math.ceil(total * config.launch.checkpoints),
-        "save_total_limit": 1,
         "eval_strategy": "no",
         "report_to": "none",
         "disable_tqdm": True,

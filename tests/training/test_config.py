@@ -11,7 +11,7 @@ import pytest
 from helpers.training import ROOT
 
 from pugc_core.errors import RecipeError, TrainingError
-from pugc_core.training.config import TrainingConfig
+from pugc_core.training.config import Launch, Lora, TrainingConfig
 from pugc_core.training.losses.simpo import Simpo
 from pugc_core.training.output import staging
 
@@ -54,6 +54,12 @@ def test_an_unknown_objective_names_the_known_ones() -> None:
     for attempt in (lambda: TrainingConfig().loss("ppo"), lambda: TrainingConfig(objectives=("ppo",))):
         with pytest.raises(RecipeError, match="unknown objective 'ppo'; known: dpo, simpo, orpo"):
             attempt()
+
+
+def test_lora_is_refused_where_it_could_not_be_merged() -> None:
+    with pytest.raises(RecipeError, match="cannot be merged") as caught:
+        TrainingConfig(lora=Lora(), launch=Launch(config="zero3"))
+    assert '"fsdp"' in str(caught.value.fix)
 
 
 def test_knobs_hold_what_shapes_this_objective_only() -> None:

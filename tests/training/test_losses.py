@@ -117,9 +117,14 @@ def test_cpo_on_fixed_log_probabilities(start: str, tmp_path: Path) -> None:
     trainer = trl_trainer("cpo", TrainingConfig(), start, tmp_path)
     loss, _, _ = trainer.cpo_loss(torch.tensor([-10.0]), torch.tensor([-14.0]))
     assert loss.item() == pytest.approx(0.513015, abs=1e-6)
-    whole, metrics = trainer.get_batch_loss_metrics(trainer.model, next(iter(trainer.get_train_dataloader())))
+    batch = next(iter(trainer.get_train_dataloader()))
+    whole, metrics = trainer.get_batch_loss_metrics(trainer.model, batch)
     preference = math.log1p(math.exp(-metrics["rewards/margins"]))
-    assert whole.item() == pytest.approx(preference + metrics["nll_loss"], rel=1e-4)
+    labels = batch["chosen_labels"][:, 1:]
+    assert (labels != -100).sum() == 20  # "Warm water, slowly." and its end
+    logits = trainer.model(batch["chosen_input_ids"]).logits[:, :-1]
+    likelihood = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100).item()
+    assert whole.item() == pytest.approx(preference + likelihood, rel=1e-4)
 
 
 def test_orpo_on_fixed_log_probabilities(start: str, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import polars as pl
@@ -54,13 +56,23 @@ def test_control_text_in_an_answer_stays_text(start: str, tmp_path: Path) -> Non
 
 
 def test_a_tokenizer_without_a_chat_template_is_refused(start: str, tmp_path: Path) -> None:
-    import shutil
-
     bare = tmp_path / "bare"
     shutil.copytree(start, bare, ignore=shutil.ignore_patterns("chat_template.jinja"))
     with pytest.raises(TrainingError, match="has no chat template") as caught:
         train(dataset(tmp_path / "data", pairs(1)), str(bare), tmp_path / "out")
     assert "chat_template.jinja" in str(caught.value.fix)
+
+
+@pytest.mark.parametrize("objective", ["dpo", "simpo", "orpo", "kto"])
+def test_a_tokenizer_without_a_padding_token_serves(objective: str, start: str, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    shutil.copytree(start, bare)
+    said = json.loads((bare / "tokenizer_config.json").read_text())
+    assert said.pop("pad_token") == "<pad>"
+    (bare / "tokenizer_config.json").write_text(json.dumps(said))
+    uneven = pairs(2) + pairs(2, answer="Warm.")
+    summary = train(dataset(tmp_path / "data", uneven), str(bare), tmp_path / "out", objective)
+    assert summary.steps == 3
 
 
 def test_a_model_that_does_not_exist_is_named(tmp_path: Path) -> None:

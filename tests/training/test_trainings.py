@@ -9,10 +9,12 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers.training import OBJECTIVES, ROOT, SMALL, dataset, pairs, train
 
+from pugc_core.errors import TrainingError
 from pugc_core.training.config import Launch
 from pugc_core.training.output import checkpoints, last_checkpoint, mark_whole, staging, unfinished
 
@@ -161,6 +163,47 @@ def test_a_half_written_checkpoint_is_passed_over(tmp_path: Path) -> None:
         if whole:
             mark_whole(checkpoints(folder) / name)
     assert last_checkpoint(folder) == checkpoints(folder) / "checkpoint-10"
+    assert not (checkpoints(folder) / "checkpoint-2").exists()
+
+
+def test_a_checkpoint_goes_only_when_there_is_another(
+    start: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import Trainer
+
+    saved, found = Trainer._save_checkpoint, []
+
+    def watched(self: Trainer, *args: Any, **kwargs: Any) -> None:
+        saved(self, *args, **kwargs)
+        found.append(last_checkpoint(unfinished(str(tmp_path / "out"))))
+
+    monkeypatch.setattr(Trainer, "_save_checkpoint", watched)
+    config = SMALL.model_copy(update={"launch": Launch(checkpoints=0.3)})
+    train(dataset(tmp_path / "data", pairs(8)), start, tmp_path / "out", "simpo", config)
+    # While a new one is written, the one before is there and whole.
+    assert [place and place.name for place in found] == [None, "checkpoint-2", "checkpoint-4"]
+
+
+def test_no_checkpoint_holds_numbers_that_nobody_looked_at(
+    start: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import Trainer
+
+    step, steps = Trainer.training_step, 0
+
+    def spoiled(self: Trainer, *args: Any, **kwargs: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        return step(self, *args, **kwargs) * (math.nan if steps >= 14 else 1.0)
+
+    monkeypatch.setattr(Trainer, "training_step", spoiled)
+    # 203 steps, a line in the log every third; checkpoints fall between two lines.
+    config = SMALL.model_copy(update={"launch": Launch(checkpoints=0.03), "max_steps": 203, "batch_size": 2})
+    with pytest.raises(TrainingError, match="loss became nan"):
+        train(dataset(tmp_path / "data", pairs(8)), start, tmp_path / "out", "simpo", config)
+    kept = last_checkpoint(unfinished(str(tmp_path / "out")))
+    assert kept
+    assert kept.name == "checkpoint-7"
 
 
 def test_checkpoints_of_another_training_are_cleared(tmp_path: Path) -> None:

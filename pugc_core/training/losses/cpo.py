@@ -14,8 +14,8 @@ class Cpo(Loss):
 
         loss = -log sigmoid(beta * [log p(w) - log p(l)]) - alpha * mean log p(w)
 
-    p is the policy, w and l the chosen and the rejected answer; log p sums over the answer's tokens, and TRL takes
-    the mean of the likelihood term over the prompt's tokens too. The logged reward of an answer is beta * log p.
+    p is the policy, w and l the chosen and the rejected answer; log p sums over the answer's tokens, and the mean is
+    per token of the answers in a batch. The logged reward of an answer is beta * log p.
     Defaults: learning_rate 1e-6, beta 0.1, alpha 1.0 (TRL's). The paper states no training numbers.
     """
 
