@@ -86,7 +86,7 @@ def pairs(tokenizer: Any, count: int, length: int) -> list[dict[str, Any]]:
 
 def measure(objective: str, options: argparse.Namespace, device: str, rate: float) -> None:
     from datasets import Dataset
-    from transformers import MistralConfig, MistralForCausalLM, TrainerCallback
+    from transformers import MistralConfig, MistralForCausalLM, PrinterCallback, TrainerCallback
 
     class Clock(TrainerCallback):  # type: ignore[misc]
         """Seconds of each step but the first two, which also warm up."""
@@ -132,6 +132,7 @@ def measure(objective: str, options: argparse.Namespace, device: str, rate: floa
             )
         )
         prepared = time.perf_counter() - began
+        trainer.remove_callback(PrinterCallback)
         trainer.train()
     tokens = options.batch * 2 * options.length
     second = sum(clock.seconds) / len(clock.seconds)
