@@ -108,6 +108,7 @@ UGC = _table(
         ("license", pl.String(), "under which licence"),
         ("created_at", pl.String(), "when it was written, as the source says"),
         ("lang", pl.String(), "language code, as the source says"),
+        ("thread", pl.String(), "conversation it belongs to, as the source names it; null where it has none"),
         ("n_chars", pl.Int64(), "characters of the normalised text"),
         ("detail", pl.String(), "for a broken row: what is wrong with it"),
     ],

@@ -20,7 +20,7 @@ from pugc_core.records import UGC, make_id
 from pugc_core.stages import sources
 from pugc_core.stages.base import Build
 
-VERSION = "1"
+VERSION = "2"
 EXCERPT_CHARS = 1000
 """What the table keeps of a post that is too long."""
 
@@ -43,6 +43,7 @@ class Fields(Config):
     license: Names = ("license", "ContentLicense")
     created_at: Names = ("created_at", "date", "CreationDate")
     lang: Names = ("lang", "language")
+    thread: Names = ("thread", "thread_id")
 
 
 class UgcConfig(Config):
