@@ -30,7 +30,7 @@ ui: install
 	DAGSTER_HOME=$(CURDIR) $(BIN)/dagster dev
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # What the bundled model can do on text that it never saw: on the sample posts, or on a folder of open data (DATA=...).
 DATA ?=

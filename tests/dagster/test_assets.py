@@ -32,33 +32,6 @@ def metadata_of(instance: dg.DagsterInstance, key: dg.AssetKey, shard: str | Non
     return {name: value.value for name, value in record.asset_materialization.metadata.items()}
 
 
-def test_the_graph_is_what_it_was(project: Path) -> None:
-    """A snapshot: keys, dependencies, groups, pools, partitions. A change here is a change users see."""
-    graph = definitions.of(definitions.recipes()).resolve_asset_graph()
-    seen = {}
-    for key in graph.get_all_asset_keys():
-        if key.path[0] != "tiny":
-            continue
-        node = graph.get(key)
-        assert node.group_name == "tiny"
-        name = "/".join(key.path[1:])
-        parents = sorted("/".join(parent.path[1:]) for parent in node.parent_keys)
-        seen[name] = (parents, node.partitions_def is not None, sorted(node.pools or ()))
-    assert seen == {
-        "ugc": ([], True, []),
-        "quality": (["ugc"], True, ["gpu"]),
-        "instructions": (["quality", "ugc"], True, ["gpu"]),
-        "relevance": (["instructions", "ugc"], True, ["gpu"]),
-        "responses": (["instructions", "relevance"], True, ["gpu"]),
-        "rewards": (["instructions", "responses", "ugc"], True, ["gpu"]),
-        "pairs": (["instructions", "responses", "rewards"], True, []),
-        "dataset": (["pairs"], False, []),
-        "policy/dpo": (["dataset"], False, ["gpu"]),
-        "policy/simpo": (["dataset"], False, ["gpu"]),
-        "report": (["dataset", "policy/dpo", "policy/simpo"], False, []),
-    }
-
-
 def test_every_recipe_is_a_group_and_every_asset_says_what_it_is(project: Path) -> None:
     graph = definitions.of(definitions.recipes()).resolve_asset_graph()
     nodes = [graph.get(key) for key in graph.get_all_asset_keys()]
