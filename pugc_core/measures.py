@@ -115,6 +115,7 @@ def _rewards(frame: pl.DataFrame) -> dict[str, float]:
     measures: dict[str, float] = {
         "answers": scores["draw"].count(),
         "parsed": scores["score"].count(),
+        "voteless": frame.filter(pl.col("n_valid") == 0, pl.col("votes").list.len() > 0).height,
         "instructions": ties.height,
         "tied": int(ties["tied"].sum()),
         **_sums("reward", judged["reward"]),

@@ -208,7 +208,7 @@ def stale(recipe: Recipe, found: Survey, *, as_json: bool) -> None:
 def pair(recipe: Recipe, workspace: Workspace, pair_id: str, *, as_json: bool) -> None:
     """Print a pair and all behind it."""
     behind = summary.lineage(workspace.store, recipe.name, pair_id)
-    asked = provenance.asked(recipe, recipe.stages(workspace.source), workspace.store, behind)
+    asked = provenance.asked(recipe, recipe.stages(workspace.source), workspace, behind)
     if as_json:
         click.echo(json.dumps({**behind, "asked": asked}, indent=2))
         return

@@ -90,7 +90,7 @@ def _whole(recipe: Recipe, workspace: Workspace, pairs: pl.DataFrame) -> list[di
     stages: Mapping[str, Stage] = recipe.stages(workspace.source)
     found = []
     for behind in summary.lineages(workspace.store, recipe.name, pairs["pair_id"].to_list()):
-        behind["asked"] = provenance.asked(recipe, stages, workspace.store, behind)
+        behind["asked"] = provenance.asked(recipe, stages, workspace, behind)
         found.append(behind)
     return found
 

@@ -78,8 +78,8 @@ class Request:
 
 
 CUT_OFF = ("length", "max_tokens", "model_length", "content_filter", "abort")
-"""Finish reasons of a text that the model did not end itself: those of OpenAI's protocol and of the engines here, and what
-servers of other makes say (max_tokens: Anthropic, Gemini; model_length: Mistral)."""
+"""Finish reasons of a text that the model did not end itself: those of OpenAI's protocol and of the engines here, and
+what servers of other makes say (max_tokens: Anthropic, Gemini; model_length: Mistral)."""
 
 
 def was_cut_off(finish_reason: str | None) -> bool:
