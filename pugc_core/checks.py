@@ -105,7 +105,10 @@ def parsed(tables: Tables) -> Result:
         return Result("parse_rate", True, shown)
     unread = pl.col("votes").list.eval(pl.element().struct.field("score").is_null()).list.any()
     rows = tables.rows(unread if tables.stage == "rewards" else pl.col("drop_reason") == "unparsable")
-    return Result("parse_rate", False, f"{rate:.1%} of the answers parsed, fewer than {floor:.0%}", rows)
+    words = f"{rate:.1%} of the answers parsed, fewer than {floor:.0%}"
+    if voteless := int(tables.measures.get("voteless", 0)):
+        words += f"; {voteless} responses have no valid vote in their first draws and were not asked about again"
+    return Result("parse_rate", False, words, rows)
 
 
 def votes_complete(tables: Tables) -> Result:

@@ -41,6 +41,8 @@ LINEAGE: Mapping[str, Mapping[str, Sequence[Source]]] = {
         "chosen": [("responses", "text"), ("rewards", "reward")],
         "rejected": [("responses", "text"), ("rewards", "reward")],
         "margin": [("rewards", "reward")],
+        "chosen_cut_off": [("responses", "finish_reason")],
+        "rejected_cut_off": [("responses", "finish_reason")],
     },
     "dataset": {
         "pair_id": [("pairs", "pair_id")],
@@ -49,5 +51,7 @@ LINEAGE: Mapping[str, Mapping[str, Sequence[Source]]] = {
         "chosen": [("pairs", "chosen")],
         "rejected": [("pairs", "rejected")],
         "margin": [("pairs", "margin")],
+        "chosen_cut_off": [("pairs", "chosen_cut_off")],
+        "rejected_cut_off": [("pairs", "rejected_cut_off")],
     },
 }

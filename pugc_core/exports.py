@@ -22,6 +22,8 @@ COLUMNS = (
     "chosen_reward",
     "rejected_reward",
     "margin",
+    "chosen_cut_off",
+    "rejected_cut_off",
 )
 
 
@@ -47,7 +49,9 @@ def write_dataset(
 def unpaired(pairs: pl.DataFrame) -> pl.DataFrame:
     """One row per answer: prompt, completion and label, True for the chosen one. What TRL's KTO reads."""
     sides = [
-        pairs.select("prompt", "pair_id", "ugc_id", completion=side, label=pl.lit(side == "chosen"))
+        pairs.select(
+            "prompt", "pair_id", "ugc_id", completion=side, label=pl.lit(side == "chosen"), cut_off=f"{side}_cut_off"
+        )
         for side in ("chosen", "rejected")
     ]
     return pl.concat(sides).sort("pair_id", "label", descending=[False, True], maintain_order=True)
@@ -101,7 +105,8 @@ tags:
 Made as in "Aligning Large Language Models with Implicit Preferences from User-Generated Content" (arXiv 2506.04463):
 a post is read for the question it answers, a policy answers the question several times, and a judge scores the answers
 with the post as reference; the best and the worst form a pair. Nobody labelled anything. `prompt`, `chosen` and
-`rejected` are conversational messages as TRL reads them; ids lead back to post, instruction and responses.
+`rejected` are conversational messages as TRL reads them; ids lead back to post, instruction and responses. Where
+`chosen_cut_off` or `rejected_cut_off` is true the answer was cut off: no end of sequence belongs after it.
 `load_dataset(path, "unpaired")` has one answer per row with a label, `load_dataset(path, "reward")` whole conversations
 and the margin.
 

@@ -11,6 +11,7 @@ from pugc_core.dispatch import Calls, answer
 from pugc_core.engines.base import Engine
 from pugc_core.errors import PugcError, StorageError
 from pugc_core.ledger import Ledger
+from pugc_core.references import NAME, References, wanted
 from pugc_core.stages.base import Build, Stage
 from pugc_core.stages.dataset import ALL
 from pugc_core.tables import Footer, Loaded, Store, file_hash, make_footer
@@ -33,9 +34,9 @@ class Pass:
     """One pass of `stage` over `shards` for the recipe named `recipe`.
 
     `inputs` are the tables it reads; stage `ugc` reads its shard's source file, which `path_of` finds; its content hash
-    is taken from `source_hashes` where it is known. Iterating
-    yields each shard as soon as it is finished. A shard that fails does not stop the others; when all are through,
-    one error tells of those that failed.
+    is taken from `source_hashes` where it is known. `references` give other posts to a stage that shows them (over all
+    tables `ugc`, unless given). Iterating yields each shard as soon as it is finished. A shard that fails does not stop
+    the others; when all are through, one error tells of those that failed.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Pass:
         path_of: Callable[[str], str],
         source_hashes: Mapping[str, str] | None = None,
         progress: Callable[[int, int], None] | None = None,
+        references: References | None = None,
     ) -> None:
         self.stage = stage
         self.calls = Calls()
@@ -63,6 +65,7 @@ class Pass:
         self._path_of = path_of
         self._source_hashes = source_hashes or {}
         self._progress = progress
+        self._references = references or References(store, recipe)
 
     def __iter__(self) -> Iterator[Made]:
         self._ledger.refresh()
@@ -118,7 +121,8 @@ class Pass:
                         f"{name} of shard {shard} was made from an older {earlier}",
                         fix=f"pugc run --recipe {self._recipe} --shard {shard} --to {self.stage.name}",
                     )
-        return {name: footer.content for name, footer in footers.items()}
+        hashes = {name: footer.content for name, footer in footers.items()}
+        return hashes | ({NAME: self._references.state(shard)} if wanted(self.stage) else {})
 
     def _build(self, shard: str) -> Build:
         # A generator, so that a shard's tables are read when its turn comes and not before.
@@ -137,6 +141,8 @@ class Pass:
             }
         else:
             frames = {name: self._inputs[name][shard].frame() for name in self.stage.inputs}
+            if wanted(self.stage):
+                frames[NAME] = self._references.table(shard)
         return (yield from self.stage.build(shard, frames))
 
 

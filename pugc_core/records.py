@@ -149,7 +149,7 @@ RESPONSES = _table(
         ("draw", pl.Int32(), "which of the K draws"),
         ("text", pl.String(), "the policy's answer"),
         ("n_tokens", pl.Int32(), "tokens of the answer, as the policy counts"),
-        ("finish_reason", pl.String(), "stop, length, or the engine's word for a refusal"),
+        ("finish_reason", pl.String(), "stop, length (cut off), or the engine's word for a refusal"),
     ],
 )
 REWARDS = _table(
@@ -181,6 +181,8 @@ PAIRS = _table(
         ("margin", pl.Float64(), "chosen_reward - rejected_reward"),
         ("chosen_tokens", pl.Int32(), "its length"),
         ("rejected_tokens", pl.Int32(), "its length"),
+        ("chosen_cut_off", pl.Boolean(), "whether its text was cut off, so that it has no end"),
+        ("rejected_cut_off", pl.Boolean(), "whether its text was cut off"),
     ],
 )
 _TURNS = pl.List(pl.Struct({"role": pl.String(), "content": pl.String()}))
@@ -199,6 +201,8 @@ DATASET = _table(
         ("chosen_reward", pl.Float64(), "reward of chosen"),
         ("rejected_reward", pl.Float64(), "reward of rejected"),
         ("margin", pl.Float64(), "their difference"),
+        ("chosen_cut_off", pl.Boolean(), "whether chosen was cut off: no end is trained after it"),
+        ("rejected_cut_off", pl.Boolean(), "whether rejected was cut off: likewise"),
     ],
 )
 TABLES = {t.name: t for t in (UGC, QUALITY, INSTRUCTIONS, RELEVANCE, RESPONSES, REWARDS, PAIRS, DATASET)}

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from pugc_core.errors import StorageError
 from pugc_core.recipe import Recipe
+from pugc_core.references import NAME, References, wanted
 from pugc_core.stages.base import Stage
 from pugc_core.stages.dataset import ALL
 from pugc_core.tables import FORMAT, Footer
@@ -78,6 +79,7 @@ def survey(recipe: Recipe, stages: Mapping[str, Stage], workspace: Workspace, to
         names = list(stages)
         stages = {name: stages[name] for name in names[: names.index(to) + 1]}
     sources = workspace.source_hashes()
+    references = References(workspace.store, recipe.name, sources)
     footers = {name: workspace.store.footers(recipe.name, name) for name in stages}
     found: dict[str, dict[str, str]] = {}
     total, made = {}, {}
@@ -89,6 +91,8 @@ def survey(recipe: Recipe, stages: Mapping[str, Stage], workspace: Workspace, to
         found[name] = {}
         for shard, source in sources.items():
             inputs = _inputs_now(stage, shard, source, footers)
+            if wanted(stage) and shard in footers["ugc"]:
+                inputs[NAME] = _state(references, shard)
             before = next((found[i][shard] for i in stage.inputs if shard in found[i]), None)
             if why := _why(name, fingerprint, there.get(shard), inputs, before):
                 found[name][shard] = why
@@ -114,6 +118,13 @@ def _inputs_now(stage: Stage, shard: str, source: str, footers: Mapping[str, Map
     return {name: footers[name][shard].content for name in stage.inputs if shard in footers[name]}
 
 
+def _state(references: References, shard: str) -> str:
+    try:
+        return references.state(shard)
+    except StorageError:  # a damaged table of posts, which is told where it stands
+        return ""
+
+
 def _why(
     stage: str, fingerprint: Mapping[str, str], footer: Footer | None, inputs: Mapping[str, str], before: str | None
 ) -> str | None:
@@ -134,6 +145,8 @@ def _why(
     if stage == "dataset":
         return _words_of_pairs(footer.inputs, inputs)
     different = [name for name in footer.inputs.keys() | inputs.keys() if footer.inputs.get(name) != inputs.get(name)]
+    if different == [NAME]:
+        return "posts came or went, and with them its random references"
     return f"made again: the table {' and '.join(sorted(different))}"
 
 

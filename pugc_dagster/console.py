@@ -20,6 +20,7 @@ from rich.table import Table
 
 from pugc_core import exports, progress, provenance, runs, storage, summary
 from pugc_core.errors import RecipeError, StorageError
+from pugc_core.measures import cut_off_share
 from pugc_core.recipe import ROLES, Recipe
 from pugc_core.records import TABLES
 from pugc_core.staleness import Survey, reasons, survey
@@ -84,6 +85,8 @@ def status(recipe: Recipe, workspace: Workspace, *, as_json: bool, example: bool
         _out.print(_calls_table(content["roles"]))
     elif content["roles"]:
         _out.print("no model was asked in the last run: every table was there and up to date")
+    if content["cut_off"]:
+        _out.print(f"{content['cut_off']:.1%} of the responses were cut off by max_tokens ({recipe.responses.cut_off})")
     _print_rewards(content["rewards"])
     for line in content["out_of_date"]:
         _out.print(line)
@@ -116,6 +119,7 @@ def _status(recipe: Recipe, workspace: Workspace) -> dict[str, Any]:
         "shards": len(shards),
         "stages": {stage: c._asdict() for stage, c in summary.funnel(store, recipe.name, shards).items()},
         "roles": _by_role(last.get("stages", {})),
+        "cut_off": cut_off_share(summary.measured(store, recipe.name, "responses", shards)),
         "rewards": dataclasses.asdict(shape) if shape else None,
         "out_of_date": _out_of_date(recipe, workspace),
         "paths": {name: path for name, path in paths.items() if name == "tables" or storage.exists(path)},
@@ -204,7 +208,7 @@ def stale(recipe: Recipe, found: Survey, *, as_json: bool) -> None:
 def pair(recipe: Recipe, workspace: Workspace, pair_id: str, *, as_json: bool) -> None:
     """Print a pair and all behind it."""
     behind = summary.lineage(workspace.store, recipe.name, pair_id)
-    asked = provenance.asked(recipe, recipe.stages(workspace.source), workspace.store, behind)
+    asked = provenance.asked(recipe, recipe.stages(workspace.source), workspace, behind)
     if as_json:
         click.echo(json.dumps({**behind, "asked": asked}, indent=2))
         return

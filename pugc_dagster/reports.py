@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from pugc_core import plots, provenance, runs, storage, summary
+from pugc_core.measures import cut_off_share
 from pugc_core.recipe import Recipe
 from pugc_core.stages.base import Stage
 from pugc_core.workspace import Workspace
@@ -57,6 +58,7 @@ def _content(recipe: Recipe, workspace: Workspace) -> dict[str, Any]:
         "fingerprint": footer.content if footer else "none yet",
         "shards": shards,
         "funnel": counted,
+        "cut_off": cut_off_share(summary.measured(store, name, "responses", shards)),
         "rewards": summary.reward_shape(judged),
         "calls": calls,
         "asked": any(c["made"] or c["from_ledger"] for c in calls.values()),
@@ -88,7 +90,7 @@ def _whole(recipe: Recipe, workspace: Workspace, pairs: pl.DataFrame) -> list[di
     stages: Mapping[str, Stage] = recipe.stages(workspace.source)
     found = []
     for behind in summary.lineages(workspace.store, recipe.name, pairs["pair_id"].to_list()):
-        behind["asked"] = provenance.asked(recipe, stages, workspace.store, behind)
+        behind["asked"] = provenance.asked(recipe, stages, workspace, behind)
         found.append(behind)
     return found
 

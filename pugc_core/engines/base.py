@@ -77,6 +77,16 @@ class Request:
         return int.from_bytes(self.digest[:4], "big") // 2 + draw
 
 
+CUT_OFF = ("length", "max_tokens", "model_length", "content_filter", "abort")
+"""Finish reasons of a text that the model did not end itself: those of OpenAI's protocol and of the engines here, and
+what servers of other makes say (max_tokens: Anthropic, Gemini; model_length: Mistral)."""
+
+
+def was_cut_off(finish_reason: str | None) -> bool:
+    """Whether a finish reason, in whatever case, is one of CUT_OFF. A server that gives none is taken at its word."""
+    return (finish_reason or "").lower() in CUT_OFF
+
+
 @dataclass(frozen=True, slots=True)
 class Generation:
     """One answer, raw, as the ledger stores it."""
@@ -89,6 +99,11 @@ class Generation:
     completion_tokens: int
     seed: int
     engine: str
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether the text was ended from outside, so that it may lack words."""
+        return was_cut_off(self.finish_reason)
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ class Dataset:
 
     @property
     def fingerprint(self) -> Mapping[str, str]:
-        return {"version": "1", "prompt": self.prompt.fingerprint, "split": digest(self.config.test_share)}
+        return {"version": "2", "prompt": self.prompt.fingerprint, "split": digest(self.config.test_share)}
 
     def build(self, shard: str, inputs: Mapping[str, pl.DataFrame]) -> Build:
         """`inputs["pairs"]` holds the pairs of all shards, with their shard in an extra column."""
@@ -60,6 +60,7 @@ class Dataset:
                     "chosen": [{"role": "assistant", "content": row["chosen"]}],
                     "rejected": [{"role": "assistant", "content": row["rejected"]}],
                     **{c: row[c] for c in ("chosen_reward", "rejected_reward", "margin")},
+                    **{c: row[c] for c in ("chosen_cut_off", "rejected_cut_off")},
                     "keep": reason is None,
                     "drop_reason": reason,
                 }

@@ -15,6 +15,7 @@ from pydantic import Field
 
 from pugc_core import records
 from pugc_core.config import Config, digest
+from pugc_core.engines.base import was_cut_off
 from pugc_core.records import Table, make_id
 from pugc_core.stages.base import Build
 
@@ -39,7 +40,7 @@ class Pairs:
 
     @property
     def fingerprint(self) -> Mapping[str, str]:
-        return {"version": "1", "ties": self.config.all_tied, "margin": digest(self.config.min_margin)}
+        return {"version": "2", "ties": self.config.all_tied, "margin": digest(self.config.min_margin)}
 
     def build(self, shard: str, inputs: Mapping[str, pl.DataFrame]) -> Build:
         yield from ()
@@ -104,6 +105,8 @@ def _row(
         "margin": margin,
         "chosen_tokens": best.get("n_tokens"),
         "rejected_tokens": worst.get("n_tokens"),
+        "chosen_cut_off": was_cut_off(best["finish_reason"]) if chosen else None,
+        "rejected_cut_off": was_cut_off(worst["finish_reason"]) if rejected else None,
         "keep": reason is None,
         "drop_reason": reason,
     }

@@ -20,6 +20,7 @@ from pugc_core.pipeline import Inputs, Made, Pass
 from pugc_core.progress import Reporter
 from pugc_core.recipe import Recipe
 from pugc_core.records import TABLES
+from pugc_core.references import References
 from pugc_core.stages.base import Stage
 from pugc_core.stages.dataset import ALL
 from pugc_core.staleness import survey
@@ -160,6 +161,7 @@ def stream(context: dg.AssetExecutionContext, seen: Seen, names: Sequence[str], 
         path_of=workspace.source,
         source_hashes=workspace.source_hashes() if stage.name == "ugc" else {},
         progress=Reporter(f"{recipe.name} {stage.name}", context.log.info),
+        references=References(workspace.store, recipe.name, workspace.shards()),
     )
     begun = time.monotonic()
     written: list[str] = []

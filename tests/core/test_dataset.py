@@ -31,6 +31,8 @@ def pairs(*names: str, shard: str = "a", **columns: Any) -> pl.DataFrame:
             "chosen_reward": 5.0,
             "rejected_reward": 1.5,
             "margin": 3.5,
+            "chosen_cut_off": False,
+            "rejected_cut_off": True,
             **columns,
         }
         for name in names
@@ -56,6 +58,8 @@ def test_a_row_is_conversational() -> None:
         "chosen_reward": 5.0,
         "rejected_reward": 1.5,
         "margin": 3.5,
+        "chosen_cut_off": False,
+        "rejected_cut_off": True,
         "keep": True,
         "drop_reason": None,
     }
@@ -137,18 +141,26 @@ def test_the_fingerprint_holds_what_shapes_the_table() -> None:
 
 def test_the_views_hold_the_same_pairs_in_other_forms() -> None:
     turns = {side: [{"role": "assistant", "content": side}] for side in ("chosen", "rejected")}
+    ends = {"chosen_cut_off": False, "rejected_cut_off": True}
     pairs = pl.DataFrame(
         [
-            {"pair_id": name, "ugc_id": "u", "prompt": [{"role": "user", "content": name}], "margin": 1.5, **turns}
+            {
+                "pair_id": name,
+                "ugc_id": "u",
+                "prompt": [{"role": "user", "content": name}],
+                "margin": 1.5,
+                **turns,
+                **ends,
+            }
             for name in ("a", "b")
         ]
     )
     rows = exports.unpaired(pairs).rows(named=True)
-    assert [(r["pair_id"], r["label"], r["completion"][0]["content"]) for r in rows] == [
-        ("a", True, "chosen"),
-        ("a", False, "rejected"),
-        ("b", True, "chosen"),
-        ("b", False, "rejected"),
+    assert [(r["pair_id"], r["label"], r["completion"][0]["content"], r["cut_off"]) for r in rows] == [
+        ("a", True, "chosen", False),
+        ("a", False, "rejected", True),
+        ("b", True, "chosen", False),
+        ("b", False, "rejected", True),
     ]
     (first, _) = exports.reward_model(pairs).rows(named=True)
     assert first["margin"] == 1.5
