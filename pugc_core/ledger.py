@@ -225,12 +225,13 @@ class _Shelf:
         storage.write(storage.join(self.folder, name), buffer.getvalue())
         return name
 
-    def _table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+    def _table(self, name: str, columns: list[str] | None = None) -> pa.Table:
         path = storage.join(self.folder, name)
         data = storage.read(path)
         try:
-            # No object of Python's for arrow's own threads to hold: they may outlive the interpreter at its exit.
-            return checked(pq.read_table(pa.BufferReader(data), page_checksum_verification=True, columns=columns))
+            # Without threads, which may outlive the interpreter at its exit and abort it.
+            file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+            return checked(file.read(columns=columns, use_threads=False))
         except _DAMAGE as err:
             raise _DamagedError(name, f"{type(err).__name__}: {err}") from err
 
