@@ -42,7 +42,7 @@ _NO_SYSTEM = re.compile(
     r"|developer instruction is not enabled"
 )
 # What follows a model's name in the name of its version: gpt-4o is gpt-4o-2024-08-06.
-_VERSION = re.compile(r"[-@:.](latest|\d{4}-?\d{2}-?\d{2}|\d{3,4})")
+_VERSION = re.compile(r"[-@:.](latest|\d{4}-?\d{2}-?\d{2}|\d{4})")
 
 
 class TransientError(Exception):
@@ -114,14 +114,14 @@ def read(
         usage = data.get("usage") or {}
         prompt_tokens = _count(usage.get("prompt_tokens"))
         shares = _shares(_count(usage.get("completion_tokens")), texts, ends, request.sampling.max_tokens)
-        answered = data.get("model") or ""
+        answered = str(data.get("model") or "")
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as err:
         raise TransientError(f"no chat completion ({type(err).__name__} {err})", 0.0) from err
-    if not any(_same_model(str(answered), name) for name in names):
+    if not any(_same_model(answered, name) for name in names):
         asked = next(iter(names))
         raise EngineError(
-            f"asked for model {asked!r}, and {str(answered)!r} answered",
-            fix=f"if that is the same model, set served_as = {str(answered)!r} for it in [models.*]; else correct id",
+            f"asked for model '{asked}', and '{answered}' answered",
+            fix=f"if that is the same model, set served_as = '{answered}' for it in [models.*]; else correct id",
         )
     if all(content is None for content in contents):
         raise NoTextError(f"content: null, finish_reason {ends[0]!r}")

@@ -218,7 +218,8 @@ class EndpointEngine:
             said = self._secrets.hide(raw.decode(errors="replace"))
             raise chat.TransientError(f"{err.args[0]}: {said[:300]!r}", 0.0) from None
         except EngineError as err:
-            raise EngineError(f"{replica.url}: {self._secrets.hide(err.problem)}", fix=err.fix) from None
+            hidden = (self._secrets.hide(words) for words in (err.problem, err.fix or ""))
+            raise EngineError(f"{replica.url}: {next(hidden)}", fix=next(hidden)) from None
         self._spoken = True
         if len(answers) < len(draws):
             self._use_n = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 from collections.abc import Mapping
 from urllib.parse import unquote, urlsplit
@@ -44,6 +45,8 @@ class Secrets:
                 raw = urlsplit(url).netloc.rpartition("@")[0]
                 words |= {login[1], ":".join(login), raw, raw.partition(":")[2], _basic(login)}
                 names.add(login[0])
+        # Also as they stand in JSON, since what a server says is hidden before it is read.
+        words |= {json.dumps(word, ensure_ascii=ascii_only)[1:-1] for word in words for ascii_only in (True, False)}
         self._messages = _pattern(words | names)
         self._answers = _pattern({w for w in words if len(w) >= _LONG_WORD or (len(w) >= _SHORT and not w.isalpha())})
 

@@ -389,7 +389,7 @@ def test_an_answer_by_another_model_names_both(server, engine):
 
 # -- secrets -----------------------------------------------------------------------------------------------------
 
-KEY, PASSWORD = "sk-proj-4242abcdef", "p@ss:w0rd!"
+KEY, PASSWORD = "sk-proj-4242abcdef", 'p@ss:"w0rd!é'
 LOGIN = f"robot:{quote(PASSWORD, safe='')}@"
 
 
