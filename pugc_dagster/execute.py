@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import socket
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,18 +26,11 @@ from pugc_core.stages.ugc import Fields
 from pugc_core.staleness import Survey
 from pugc_core.summary import SHARDED
 from pugc_core.workspace import Workspace
-from pugc_dagster import definitions, project
+from pugc_dagster import definitions, history, project
 from pugc_dagster.partitions import partitions_name, stretches
 from pugc_dagster.stages.base import RECIPE_TAG, RUN_TAG
 
 log = logging.getLogger("pugc")
-_PROCESS_TAG = "pugc/process"
-_ALIVE = [
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
 
 
 @contextmanager
@@ -47,31 +39,8 @@ def instance() -> Iterator[dg.DagsterInstance]:
     root = project.root()
     os.chdir(root)
     os.environ["DAGSTER_HOME"] = str(root)
-    (root / ".dagster").mkdir(exist_ok=True)
-    with dg.DagsterInstance.get() as found:
-        _end_dead_runs(found)
+    with history.opened(root) as found:
         yield found
-
-
-def _end_dead_runs(found: dg.DagsterInstance) -> None:
-    """Runs of commands that were killed would stay "started" for ever, and keep their place in the pool."""
-    alive = dg.RunsFilter(statuses=_ALIVE)
-    for run in found.get_runs(filters=alive):
-        host, _, process = run.tags.get(_PROCESS_TAG, "").partition(":")
-        if host != socket.gethostname() or _process(int(process.split("@")[0])) == process:
-            continue
-        found.report_run_failed(run, "the process of this run was killed; run it again, it goes on where it stopped")
-        found.event_log_storage.free_concurrency_slots_for_run(run.run_id)
-
-
-def _process(pid: int) -> str | None:
-    """A process as "pid@start", since pids come again; None when it is not there."""
-    try:
-        # Its start, in ticks since the machine's, is the 22nd field; the second may hold blanks and brackets.
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return f"{pid}@{fields[19]}"
 
 
 def ingest(
@@ -238,21 +207,16 @@ def _execute(found: dg.DagsterInstance, recipe: Recipe, stages: Sequence[str], t
     defs = definitions.of([recipe])
     keys = defs.resolve_asset_graph().get_all_asset_keys()
     selection = [key for key in keys if key.path[1] in stages or "/".join(key.path[1:]) in stages]
-    run_id = str(uuid.uuid4())
     try:
         defs.resolve_implicit_global_asset_job_def().execute_in_process(
             instance=found,
-            run_id=run_id,
             asset_selection=selection,
-            tags={**tags, _PROCESS_TAG: f"{socket.gethostname()}:{_process(os.getpid())}"},
+            tags={**tags, history.PROCESS_TAG: history.this_process()},
             # The terminal has bars, and the web UI has the log.
             run_config={"loggers": {"console": {"config": {"log_level": os.environ.get("PUGC_LOG", "CRITICAL")}}}},
         )
     except (KeyboardInterrupt, DagsterExecutionInterruptedError):
-        # Dagster takes an interrupt that was not asked for through it for a failure.
-        if interrupted := found.get_run_by_id(run_id):
-            found.report_run_canceled(interrupted, "interrupted; the same command goes on where it stopped")
-            found.event_log_storage.free_concurrency_slots_for_run(run_id)
+        history.cancel(found, {**tags, history.PROCESS_TAG: history.this_process()})
         raise
     except Exception as err:
         raise _cause(err) or _blocked(found, err) or err from err
