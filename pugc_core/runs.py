@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -44,7 +45,7 @@ def record(
     page["stages"][stage] = {"role": role, **{name: before.get(name, 0) + n for name, n in counts.items()}}
     names = page["seen"].get(stage, {}).get("shards", [])
     page["seen"][stage] = {"shards": [*names, *shards], "change": asdict(change or Change())}
-    storage.write(path, json.dumps(page, indent=2).encode())
+    storage.write(path, json.dumps({**page, "checksum": _checksum(page)}, indent=2).encode())
 
 
 def earlier(path: str, run: str, stage: str) -> Earlier:
@@ -62,7 +63,13 @@ def last(path: str) -> dict[str, Any]:
     """The page of the last run: {"run": id, "stages": {stage: {role, made, from_ledger, ...}}, "seen": ...}; {} before
     the first, and where the page is damaged."""
     try:
-        page = json.loads(storage.read(path))
-        return {**page, "stages": dict(page["stages"]), "seen": dict(page.get("seen", {}))}
+        page = dict(json.loads(storage.read(path)))
+        if page.keys() == {"run", "stages"}:  # as it was before it had a checksum
+            return {**page, "seen": {}}
+        return page if page.pop("checksum") == _checksum(page) else {}
     except (FileNotFoundError, StorageError, ValueError, TypeError, KeyError):
         return {}
+
+
+def _checksum(page: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(page, sort_keys=True).encode()).hexdigest()[:16]
