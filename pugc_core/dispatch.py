@@ -8,14 +8,14 @@ in. A shard that asks again (extra votes) just joins the queue, ahead of shards 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import polars as pl
 
 from pugc_core.engines.base import Answer, Engine, Generation, Refusal, Request
-from pugc_core.errors import EngineError, PugcError
+from pugc_core.errors import EngineError, PugcError, as_pugc_error
 from pugc_core.ledger import Ledger
 from pugc_core.stages.base import Answers, Build
 
@@ -150,20 +150,17 @@ class _Pass:
             shard.begun = True
             try:
                 shard.requests = shard.build.send(answers)  # type: ignore[arg-type]
+                wanted = {request.key(draw): request for request in shard.requests for draw in request.draws}
             except StopIteration as end:
                 self._finished.append(Finished(shard.name, end.value, shard.calls))
                 return
-            except PugcError as err:  # one bad shard does not stop the others
-                self._finished.append(Finished(shard.name, err, shard.calls))
+            except Exception as err:  # whatever it is, one bad shard does not stop the others
+                self._finished.append(Finished(shard.name, as_pugc_error(err), shard.calls))
                 return
             shard.generations, shard.refusals = {}, {}
-            self._ask(shard)
+            self._ask(shard, wanted)
 
-    def _ask(self, shard: _Shard) -> None:
-        wanted: dict[bytes, Request] = {}
-        for request in shard.requests:
-            for draw in request.draws:
-                wanted[request.key(draw)] = request
+    def _ask(self, shard: _Shard, wanted: Mapping[bytes, Request]) -> None:
         models = {request.model for request in shard.requests}
         for model in models:
             keys = [key for key, request in wanted.items() if request.model == model]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pugc_core.errors import StorageError
 from pugc_core.recipe import Recipe
@@ -39,11 +39,14 @@ class Survey:
 
     `stages` has every stage in run order ("policy/<objective>" for policies), each with the reason by shard; a stage
     without shards has the one shard "_all". `total` counts the tables that there should be, `made` those there are.
+    `failed` has the shards that could not be made of what is there now, with the reason, by stage: running them again
+    changes nothing until their file does, so they are not out of date.
     """
 
     stages: Mapping[str, Mapping[str, str]]
     total: Mapping[str, int]
     made: Mapping[str, int]
+    failed: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def outdated(self, stage: str) -> dict[str, str]:
         """The tables of a stage that are there and out of date, with the reason."""
@@ -61,6 +64,8 @@ class Survey:
             parts.append(f"{noun}out of date: {reasons(outdated.values())}")
         if missing:
             parts.append("not made yet" if ALL in missing else f"{len(missing)} shards not made yet")
+        if failed := self.failed.get(stage):
+            parts.append(f"{len(failed)} of {self.total[stage]} shards could not be made")
         return "; ".join(parts) or "up to date"
 
 
@@ -82,6 +87,7 @@ def survey(recipe: Recipe, stages: Mapping[str, Stage], workspace: Workspace, to
     references = References(workspace.store, recipe.name, sources)
     footers = {name: workspace.store.footers(recipe.name, name) for name in stages}
     found: dict[str, dict[str, str]] = {}
+    failed: dict[str, dict[str, str]] = {}
     total, made = {}, {}
     for name, stage in stages.items():
         if name == "dataset":
@@ -96,8 +102,10 @@ def survey(recipe: Recipe, stages: Mapping[str, Stage], workspace: Workspace, to
             before = next((found[i][shard] for i in stage.inputs if shard in found[i]), None)
             if why := _why(name, fingerprint, there.get(shard), inputs, before):
                 found[name][shard] = why
+            elif shard in there and there[shard].failed:
+                failed.setdefault(name, {})[shard] = there[shard].failed
     if "dataset" not in stages:
-        return Survey(found, total, made)
+        return Survey(found, total, made, failed)
     dataset = footers["dataset"].get(ALL)
     pairs = {f"pairs/{shard}": f.content for shard, f in footers["pairs"].items() if shard in sources}
     before = _summed(found["pairs"], len(sources))
@@ -109,7 +117,7 @@ def survey(recipe: Recipe, stages: Mapping[str, Stage], workspace: Workspace, to
         why = _policy(recipe, objective, workspace, dataset, found["dataset"].get(ALL))
         total[name], made[name] = 1, int(why != MISSING)
         found[name] = {ALL: why} if why else {}
-    return Survey(found, total, made)
+    return Survey(found, total, made, failed)
 
 
 def _inputs_now(stage: Stage, shard: str, source: str, footers: Mapping[str, Mapping[str, Footer]]) -> dict[str, str]:

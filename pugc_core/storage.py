@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
+import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +16,11 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from pugc_core.errors import StorageError
+
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
+_ABANDONED = 3600.0
+"""Seconds after which a temporary file is one that a killed process left."""
+_swept: set[Path] = set()
 
 
 def join(root: str, *parts: str) -> str:
@@ -48,6 +55,9 @@ def write(path: str, data: bytes) -> None:
 
 def _write_local(target: Path, data: bytes) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
+    if target.parent not in _swept:  # once per process
+        _swept.add(target.parent)
+        sweep(target.parent)
     temporary = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
     try:
         with temporary.open("wb") as handle:
@@ -58,6 +68,16 @@ def _write_local(target: Path, data: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def sweep(folder: Path) -> None:
+    """Delete the temporary files that killed processes left in a folder."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if _TEMPORARY.fullmatch(entry.name):
+                with contextlib.suppress(OSError):  # another process was quicker
+                    if time.time() - entry.stat().st_mtime > _ABANDONED:
+                        os.unlink(entry)
 
 
 def _words(err: Exception) -> str:

@@ -260,9 +260,10 @@ def up_to_date(recipes: Sequence[Recipe]) -> dg.SensorDefinition:
             assets = {stage: key(recipe, *stage.split("/")) for stage in found.stages}
             said = _said(context.instance, assets.values())
             events += [
-                _evaluation(checks.up_to_date(asset, stage, found))
+                _evaluation(result)
                 for stage, asset in assets.items()
                 if said.get(asset) != found.sentence(stage) and (found.made[stage] or asset in said)
+                for result in checks.of_survey(asset, stage, found)
             ]
         skip = None if events else dg.SkipReason("nothing to say that was not said")
         return dg.SensorResult(asset_events=events, skip_reason=skip)

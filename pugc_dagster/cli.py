@@ -12,6 +12,7 @@ import click
 from dagster._core.errors import DagsterExecutionInterruptedError
 
 from pugc_core.errors import PugcError
+from pugc_dagster.terminal import Formatter, echo
 
 
 class _Group(click.Group):
@@ -19,15 +20,15 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except PugcError as err:
-            click.secho(f"error: {err.problem}", fg="red", err=True)
+            echo(f"error: {err.problem}", fg="red", err=True)
             if err.fix:
-                click.secho(f"  fix: {err.fix}", fg="yellow", err=True)
+                echo(f"  fix: {err.fix}", fg="yellow", err=True)
             sys.exit(1)
         except OSError as err:
-            click.secho(f"error: {err.strerror or err}: {err.filename or ''}", fg="red", err=True)
+            echo(f"error: {err.strerror or err}: {err.filename or ''}", fg="red", err=True)
             sys.exit(1)
         except (KeyboardInterrupt, DagsterExecutionInterruptedError):
-            click.secho("interrupted; the same command goes on where it stopped", fg="yellow", err=True)
+            echo("interrupted; the same command goes on where it stopped", fg="yellow", err=True)
             sys.exit(130)
 
 
@@ -35,7 +36,9 @@ class _Group(click.Group):
 @click.version_option(package_name="pugc")
 def main() -> None:
     """Preference data from user-generated content, and policies trained on it."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(Formatter("%(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
 
 
 _recipe_option = click.option("--recipe", default="tiny", show_default=True, help="Name or path of a recipe.")
@@ -58,7 +61,20 @@ def _workspace() -> Any:
 
 def _warn_of_refused() -> None:
     for sentence in _workspace().refused():
-        click.secho(f"warning: {sentence}", fg="yellow", err=True)
+        echo(f"warning: {sentence}", fg="yellow", err=True)
+
+
+def _exit_for_failed(recipe: Any, shards: set[str]) -> None:
+    """The exit code of a run in which shards could not be made. The summary has told which, and why."""
+    from pugc_core.staleness import survey
+
+    workspace = _workspace()
+    found = survey(recipe, recipe.stages(workspace.source), workspace)
+    if failed := {shard for whys in found.failed.values() for shard in whys} & shards:
+        shown = ", ".join(sorted(failed)[:5]) + (" ..." if len(failed) > 5 else "")
+        echo(f"error: {len(failed)} of {len(shards)} shards could not be made ({shown})", fg="red", err=True)
+        echo(f"  fix: as told for each; pugc status --recipe {recipe.name} tells it again", fg="yellow", err=True)
+        sys.exit(1)
 
 
 @main.command()
@@ -82,7 +98,7 @@ def ingest(files: tuple[str, ...], sample: bool, rows: int | None, replace: bool
         click.echo(json.dumps(taken))
     else:
         for shard, path in taken.items():
-            click.echo(f"shard {shard}: {path}")
+            echo(f"shard {shard}: {path}")
 
 
 @main.command()
@@ -104,7 +120,8 @@ def run(recipe: str, shards: tuple[str, ...], to: str | None, as_json: bool) -> 
         execute.run(instance, chosen, _workspace(), shards, to)
     console.status(chosen, _workspace(), as_json=as_json)
     if unknown_to_ui and not as_json:
-        click.echo("the web UI does not know this recipe; it shows the files in recipes/ (or PUGC_RECIPES)")
+        echo("the web UI does not know this recipe; it shows the files in recipes/ (or PUGC_RECIPES)")
+    _exit_for_failed(chosen, set(shards or _workspace().shards()))
 
 
 @main.command()
@@ -143,6 +160,7 @@ def refresh(recipe: str, as_json: bool) -> None:
     if not as_json:
         console.stale(chosen, before, as_json=False)
     console.status(chosen, _workspace(), as_json=as_json)
+    _exit_for_failed(chosen, {shard for whys in before.stages.values() for shard in whys})
 
 
 @main.group()
@@ -172,7 +190,7 @@ def export(target: Path, recipe: str, what: str, everything: bool, as_json: bool
     from pugc_dagster import console
 
     rows = console.export(_load(recipe), _workspace(), target, what, everything)
-    click.echo(json.dumps({"path": str(target), "rows": rows}) if as_json else f"{rows} rows in {target}")
+    echo(json.dumps({"path": str(target), "rows": rows}) if as_json else f"{rows} rows in {target}")
 
 
 @main.command()
@@ -196,3 +214,4 @@ def demo() -> None:
         with console.bars():
             execute.run(instance, recipe, _workspace())
     console.status(recipe, _workspace(), as_json=False, example=True)
+    _exit_for_failed(recipe, set(_workspace().shards()))

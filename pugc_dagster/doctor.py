@@ -18,6 +18,7 @@ from pugc_core.models import BUNDLED
 from pugc_core.recipe import ROLES, load
 from pugc_core.workspace import Workspace
 from pugc_dagster import project
+from pugc_dagster.terminal import echo
 
 _PACKAGES = {
     "dagster": "",
@@ -49,9 +50,10 @@ def report(recipe: str, *, as_json: bool) -> int:
     else:
         for finding in findings:
             mark = click.style("ok  ", fg="green") if finding.ok else click.style("FIX ", fg="red")
-            click.echo(f"{mark}{finding.what:<24} {finding.state}")
+            click.echo(mark, nl=False)
+            echo(f"{finding.what:<24} {finding.state}")
             if finding.fix:
-                click.echo(f"    {'':<24} {finding.fix}")
+                echo(f"    {'':<24} {finding.fix}")
     return 0 if all(f.ok for f in findings) else 1
 
 

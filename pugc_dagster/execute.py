@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import re
-import socket
 import uuid
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
-from dagster._core.errors import DagsterAssetCheckFailedError
+from dagster._core.errors import DagsterAssetCheckFailedError, DagsterExecutionInterruptedError
 from dagster._core.storage.tags import (  # the tags that the backfill daemon itself gives a run over a range
     ASSET_PARTITION_RANGE_END_TAG,
     ASSET_PARTITION_RANGE_START_TAG,
@@ -26,14 +25,12 @@ from pugc_core.stages.split import Part, split
 from pugc_core.stages.ugc import Fields
 from pugc_core.staleness import Survey
 from pugc_core.summary import SHARDED
-from pugc_core.tables import file_hash
 from pugc_core.workspace import Workspace
-from pugc_dagster import definitions, project
+from pugc_dagster import definitions, history, project
 from pugc_dagster.partitions import partitions_name, stretches
 from pugc_dagster.stages.base import RECIPE_TAG, RUN_TAG
 
 log = logging.getLogger("pugc")
-_PROCESS_TAG = "pugc/process"
 
 
 @contextmanager
@@ -42,31 +39,8 @@ def instance() -> Iterator[dg.DagsterInstance]:
     root = project.root()
     os.chdir(root)
     os.environ["DAGSTER_HOME"] = str(root)
-    (root / ".dagster").mkdir(exist_ok=True)
-    with dg.DagsterInstance.get() as found:
-        _end_dead_runs(found)
+    with history.opened(root) as found:
         yield found
-
-
-def _end_dead_runs(found: dg.DagsterInstance) -> None:
-    """Runs of commands that were killed would stay "started" for ever, and keep their place in the pool."""
-    alive = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING])
-    for run in found.get_runs(filters=alive):
-        host, _, process = run.tags.get(_PROCESS_TAG, "").partition(":")
-        if host != socket.gethostname() or _process(int(process.split("@")[0])) == process:
-            continue
-        found.report_run_failed(run, "the process of this run was killed; run it again, it goes on where it stopped")
-        found.event_log_storage.free_concurrency_slots_for_run(run.run_id)
-
-
-def _process(pid: int) -> str | None:
-    """A process as "pid@start", since pids come again; None when it is not there."""
-    try:
-        # Its start, in ticks since the machine's, is the 22nd field; the second may hold blanks and brackets.
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return f"{pid}@{fields[19]}"
 
 
 def ingest(
@@ -213,39 +187,19 @@ def _run(
     tags = {**tags, RUN_TAG: uuid.uuid4().hex[:12], RECIPE_TAG: recipe.name}
     sharded = [stage for stage in stages if stage in SHARDED]
     failure: PugcError | None = None
-    failed: PugcError | None = None
-    for attempt in range(2):
-        failed = None
-        for stretch in stretches(known, wanted, bridges=bridges):
-            ends = {ASSET_PARTITION_RANGE_START_TAG: stretch[0], ASSET_PARTITION_RANGE_END_TAG: stretch[-1]}
-            try:
-                _execute(found, recipe, sharded, {**tags, **ends})
-            except PugcError as err:
-                failed = err
-        failure = failure or failed
-        # A shard whose file cannot be read must not hold up the others: once more without such shards.
-        sound = wanted - _unreadable(recipe, workspace, wanted)
-        if failed is None or not sound or sound == wanted or attempt:
-            break
-        wanted = sound
-    rest = [stage for stage in stages if stage not in SHARDED]
-    if rest and failed is None:
-        _execute(found, recipe, rest, dict(tags))
+    for stretch in stretches(known, wanted, bridges=bridges):
+        ends = {ASSET_PARTITION_RANGE_START_TAG: stretch[0], ASSET_PARTITION_RANGE_END_TAG: stretch[-1]}
+        try:
+            _execute(found, recipe, sharded, {**tags, **ends})
+        except PugcError as err:
+            failure = failure or err
     if failure is not None:
         raise failure
-
-
-def _unreadable(recipe: Recipe, workspace: Workspace, names: Iterable[str]) -> set[str]:
-    """The shards whose source file has no table `ugc`, or has changed since."""
-    bad = set()
-    for shard in names:
-        footer = workspace.store.footer(recipe.name, "ugc", shard)
-        try:
-            if footer is None or footer.inputs["source"] != file_hash(workspace.source(shard)):
-                bad.add(shard)
-        except (SourceError, FileNotFoundError):
-            bad.add(shard)
-    return bad
+    footers = [workspace.store.footers(recipe.name, stage) for stage in sharded]
+    failed = {shard for there in footers for shard, footer in there.items() if footer.failed}
+    rest = [stage for stage in stages if stage not in SHARDED]
+    if rest and not (wanted and wanted <= failed):  # of nothing but failures no data set is made
+        _execute(found, recipe, rest, dict(tags))
 
 
 def _execute(found: dg.DagsterInstance, recipe: Recipe, stages: Sequence[str], tags: dict[str, str]) -> None:
@@ -257,10 +211,13 @@ def _execute(found: dg.DagsterInstance, recipe: Recipe, stages: Sequence[str], t
         defs.resolve_implicit_global_asset_job_def().execute_in_process(
             instance=found,
             asset_selection=selection,
-            tags={**tags, _PROCESS_TAG: f"{socket.gethostname()}:{_process(os.getpid())}"},
+            tags={**tags, history.PROCESS_TAG: history.this_process()},
             # The terminal has bars, and the web UI has the log.
             run_config={"loggers": {"console": {"config": {"log_level": os.environ.get("PUGC_LOG", "CRITICAL")}}}},
         )
+    except (KeyboardInterrupt, DagsterExecutionInterruptedError):
+        history.cancel(found, {**tags, history.PROCESS_TAG: history.this_process()})
+        raise
     except Exception as err:
         raise _cause(err) or _blocked(found, err) or err from err
 

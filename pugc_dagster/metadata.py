@@ -47,6 +47,7 @@ def of_shard(path: str, footer: Footer, calls: Calls | None, price: Price, *, re
         "drop_reasons": dg.MetadataValue.json(dict(footer.dropped)),
         "content": footer.content,
         "reused": dg.MetadataValue.bool(reused),
+        **({"failed": footer.failed} if footer.failed else {}),
         **_numbers(footer.stage, footer.measures),
     }
     return metadata | (_calls(calls, price) if calls is not None else {})

@@ -123,7 +123,7 @@ class Ugc:
         columns: dict[str, None] = {}
         mapped = False
         for raw in sources.read(path):
-            row = self._row(shard, raw)
+            row = self._sound_row(shard, raw)
             if row["keep"] and (first := lines.setdefault(row["ugc_id"], raw.line)) != raw.line:
                 row |= {"keep": False, "drop_reason": "duplicate", "detail": f"same text as line {first}"}
             if raw.fields is not None and not mapped:
@@ -146,6 +146,13 @@ class Ugc:
             fix=f'name the column that holds the posts in the recipe: [ugc.fields] text = [{known}, "COLUMN"] '
             "(tried in this order)",
         )
+
+    def _sound_row(self, shard: str, raw: sources.Raw) -> dict[str, Any]:
+        try:
+            return self._row(shard, raw)
+        except Exception as err:  # whatever is odd about one row, it is no reason to lose the others
+            broken = sources.Raw(raw.line, None, f"{type(err).__name__}: {err}"[:EXCERPT_CHARS], raw.raw)
+            return self._row(shard, broken)
 
     def _row(self, shard: str, raw: sources.Raw) -> dict[str, Any]:
         row: dict[str, Any] = dict.fromkeys(UGC.columns)

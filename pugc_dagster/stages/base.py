@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+import traceback
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from pugc_core.config import digest
 from pugc_core.dispatch import Calls
 from pugc_core.engines import EngineHost
 from pugc_core.engines.pins import pinned
-from pugc_core.errors import PugcError, StorageError
+from pugc_core.errors import PugcError, StorageError, Unforeseen
 from pugc_core.ledger import Ledger
 from pugc_core.models import Price
 from pugc_core.pipeline import Inputs, Made, Pass
@@ -102,6 +103,7 @@ class Seen:
         self.metadata: dict[str, dict[str, Any]] = {}
         self.samples: dict[str, Any] = {}
         self.change = Change()
+        self.earlier = runs.Earlier()
 
     @property
     def price(self) -> Price:
@@ -123,16 +125,21 @@ class Seen:
                 self.change += compare(store.read(self.recipe.name, name, made.shard), made.frame)
 
     def of_run(self, calls: Calls) -> dict[str, Any]:
-        """Metadata that all shards of the run share."""
-        asked = calls if self.stage.role else None
+        """Metadata that all shards of the run share, also with those of the run's earlier passes over this stage."""
+        total = Calls()
+        total.add(self.earlier.calls)
+        total.add(calls)
+        asked = total if self.stage.role else None
+        footers = self.footers
+        if self.earlier.shards:
+            there = self.workspace.store.footers(self.recipe.name, self.stage.name)
+            footers = {shard: there[shard] for shard in self.earlier.shards if shard in there} | footers
         change = self.change if self.stage.name == "pairs" else None
         if not self.made and self.footers and self.stage.name != "dataset":  # show what is there
             with contextlib.suppress(StorageError):
                 first = self.workspace.store.read(self.recipe.name, self.stage.name, next(iter(self.footers)))
                 self.samples = metadata.sample(self.recipe, self.stage.name, first)
-        return metadata.of_run(
-            self.recipe, self.stage.name, self.footers.values(), asked, self.price, change, self.samples
-        )
+        return metadata.of_run(self.recipe, self.stage.name, footers.values(), asked, self.price, change, self.samples)
 
     def tables(self, stage: str, footers: Mapping[str, Footer], made: Sequence[str]) -> Tables:
         """What checks look at: a stage's tables of this run."""
@@ -143,7 +150,7 @@ class Seen:
         asset, name = key(self.recipe, self.stage.name), self.stage.name
         yield from checks.results(asset, self.tables(name, self.footers, made=self.made))
         found = survey(self.recipe, self.recipe.stages(self.workspace.source), self.workspace, to=name)
-        yield checks.up_to_date(asset, name, found)
+        yield from checks.of_survey(asset, name, found)
 
 
 def stream(context: dg.AssetExecutionContext, seen: Seen, names: Sequence[str], inputs: Inputs) -> Generator[Made]:
@@ -166,6 +173,9 @@ def stream(context: dg.AssetExecutionContext, seen: Seen, names: Sequence[str], 
         progress=Reporter(f"{recipe.name} {stage.name}", context.log.info),
         references=References(workspace.store, recipe.name, workspace.shards()),
     )
+    page, run = workspace.calls(recipe.name), context.run.tags.get(RUN_TAG, context.run.run_id)
+    seen.earlier = runs.earlier(page, run, stage.name)
+    seen.change = seen.earlier.change
     begun = time.monotonic()
     written: list[str] = []
     asset = key(recipe, stage.name)
@@ -174,7 +184,10 @@ def stream(context: dg.AssetExecutionContext, seen: Seen, names: Sequence[str], 
             seen.add(made)
             yield made
             written.append(made.shard)
-        events.note(context, asset, {_partition(shard): seen.metadata[shard] for shard in written})
+        # Dagster records every shard of the run. Those that were passed over, for want of their inputs, say so.
+        passed_over = {shard: {"failed": err.line} for shard, err in work.failed.items() if shard not in written}
+        shown = {shard: seen.metadata[shard] for shard in written} | passed_over
+        events.note(context, asset, {_partition(shard): about for shard, about in shown.items()})
         context.add_asset_metadata(seen.of_run(work.calls))
     except BaseException as err:  # also GeneratorExit, when a table could not be written
         if isinstance(err, PugcError):
@@ -185,17 +198,27 @@ def stream(context: dg.AssetExecutionContext, seen: Seen, names: Sequence[str], 
             context.log_event(event)
         raise
     finally:
+        for shard, failure in work.failed.items():
+            context.log.error(f"{stage.name} of shard {shard}: {failure}{_traceback(failure)}")
         ledger.flush()
         runs.record(
-            workspace.calls(recipe.name),
-            context.run.tags.get(RUN_TAG, context.run.run_id),
+            page,
+            run,
             stage.name,
             stage.role or "",
             work.calls,
-            shards=len(names),
+            shards=names,
             reused=len(written) - len(seen.made),
             seconds=time.monotonic() - begun,
+            change=seen.change,
         )
+
+
+def _traceback(failure: PugcError) -> str:
+    """Of an error that nobody foresaw, for the log."""
+    if not isinstance(failure, Unforeseen) or failure.__cause__ is None:
+        return ""
+    return "\n" + "".join(traceback.format_exception(failure.__cause__))
 
 
 def _partition(shard: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from pugc_core.recipe import load
 from pugc_core.summary import SHARDED, rows
 from pugc_core.tables import Store
 from pugc_core.workspace import Workspace
-from pugc_dagster import definitions, execute
+from pugc_dagster import definitions, execute, history
 from pugc_dagster.project import data_root, recipe_folders
 
 CHAIN = ["ugc", "quality", "instructions", "relevance", "responses", "rewards", "pairs", "dataset"]
@@ -224,10 +225,8 @@ def test_the_dataset_is_of_the_shards_that_are_there(project: Path, posts: Calla
 def test_runs_of_a_killed_command_are_marked_failed(project: Path) -> None:
     with execute.instance() as instance:
         job = definitions.of(definitions.recipes()).resolve_implicit_global_asset_job_def()
-        dead = instance.create_run_for_job(
-            job, tags={execute._PROCESS_TAG: f"{execute.socket.gethostname()}:999999999"}
-        )
-        other = instance.create_run_for_job(job, tags={execute._PROCESS_TAG: "another-machine:1"})
+        dead = instance.create_run_for_job(job, tags={history.PROCESS_TAG: f"{socket.gethostname()}:999999999"})
+        other = instance.create_run_for_job(job, tags={history.PROCESS_TAG: "another-machine:1"})
         for run_ in (dead, other):
             instance.report_run_starting = None  # type: ignore[assignment]
             event = dg.DagsterEvent(event_type_value=dg.DagsterEventType.RUN_START.value, job_name=job.name)
