@@ -28,6 +28,7 @@ _PARTS = {
     "threshold": "threshold",
     "margin": "smallest margin",
     "ties": "rule for ties",
+    "near": "rule for near-duplicates",
 }
 """What a part of a fingerprint is called where its own name would not say it."""
 

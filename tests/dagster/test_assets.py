@@ -51,7 +51,7 @@ def test_the_graph_is_what_it_was(project: Path) -> None:
         "relevance": (["instructions", "ugc"], True, ["gpu"]),
         "responses": (["instructions", "relevance"], True, ["gpu"]),
         "rewards": (["instructions", "responses", "ugc"], True, ["gpu"]),
-        "pairs": (["instructions", "responses", "rewards"], True, []),
+        "pairs": (["instructions", "responses", "rewards", "ugc"], True, []),
         "dataset": (["pairs"], False, []),
         "policy/dpo": (["dataset"], False, ["gpu"]),
         "policy/simpo": (["dataset"], False, ["gpu"]),
