@@ -207,13 +207,13 @@ DATASET = _table(
         ("shard", pl.String(), "its shard"),
         ("split", pl.String(), "train or test, the same for all pairs of a group"),
         ("group", pl.String(), "posts of one thread or title, near-duplicate posts and questions"),
+        *_ORIGIN,
         ("prompt", _TURNS, "conversational prompt, as TRL reads it"),
         ("chosen", _TURNS, "the better answer"),
         ("rejected", _TURNS, "the worse answer"),
         ("chosen_reward", pl.Float64(), "reward of chosen"),
         ("rejected_reward", pl.Float64(), "reward of rejected"),
         ("margin", pl.Float64(), "their difference"),
-        *_ORIGIN,
     ],
 )
 TABLES = {t.name: t for t in (UGC, QUALITY, INSTRUCTIONS, RELEVANCE, RESPONSES, REWARDS, PAIRS, DATASET)}

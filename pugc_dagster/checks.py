@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import dagster as dg
 
 from pugc_core import checks
+from pugc_core.errors import CheckFailed
 from pugc_core.stages.dataset import ALL
 from pugc_core.staleness import Survey
 
@@ -37,6 +38,16 @@ def results(key: dg.AssetKey, tables: checks.Tables) -> Iterator[dg.AssetCheckRe
             description=f"{found.words}: {', '.join(found.rows)}" if found.rows else found.words,
             metadata={"rows": dg.MetadataValue.json(list(found.rows))} if found.rows else None,
         )
+
+
+def mixture(key: dg.AssetKey, pairs: checks.Tables) -> Iterator[dg.AssetCheckResult]:
+    """Before a data set is made: the failed check and then CheckFailed, where its shards are in different states. The
+    data set that is there stays as it is."""
+    try:
+        checks.refuse_mixture(pairs)
+    except CheckFailed as err:
+        yield dg.AssetCheckResult(asset_key=key, check_name="one_state", passed=False, description=str(err))
+        raise
 
 
 def up_to_date(key: dg.AssetKey, stage: str, survey: Survey) -> dg.AssetCheckResult:

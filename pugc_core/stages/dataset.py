@@ -67,10 +67,11 @@ class Dataset:
                     **{c: row[c] for c in ("pair_id", "instruction_id", "ugc_id", "shard")},
                     "split": "test" if groups.point[row["ugc_id"]] < self.config.test_share else "train",
                     "group": groups.group[row["ugc_id"]],
+                    **{c: row[c] for c in records.ORIGIN},
                     "prompt": [m._asdict() for m in messages],
                     "chosen": [{"role": "assistant", "content": row["chosen"]}],
                     "rejected": [{"role": "assistant", "content": row["rejected"]}],
-                    **{c: row[c] for c in ("chosen_reward", "rejected_reward", "margin", *records.ORIGIN)},
+                    **{c: row[c] for c in ("chosen_reward", "rejected_reward", "margin")},
                     "keep": reason is None,
                     "drop_reason": reason,
                 }

@@ -187,7 +187,11 @@ def test_the_views_hold_the_same_pairs_in_other_forms() -> None:
     turns = {side: [{"role": "assistant", "content": side}] for side in ("chosen", "rejected")}
     pairs = pl.DataFrame(
         [
-            {"pair_id": name, "ugc_id": "u", "prompt": [{"role": "user", "content": name}], "margin": 1.5, **turns}
+            {
+                **{"pair_id": name, "ugc_id": "u", "prompt": [{"role": "user", "content": name}], "margin": 1.5},
+                **turns,
+                **dict.fromkeys(records.ORIGIN, "x"),
+            }
             for name in ("a", "b")
         ]
     )
@@ -200,5 +204,6 @@ def test_the_views_hold_the_same_pairs_in_other_forms() -> None:
     ]
     (first, _) = exports.reward_model(pairs).rows(named=True)
     assert first["margin"] == 1.5
+    assert first["license"] == rows[0]["license"] == "x"
     assert [t["content"] for t in first["chosen"]] == ["a", "chosen"]
     assert [t["role"] for t in first["rejected"]] == ["user", "assistant"]
