@@ -13,6 +13,7 @@ from pugc_core.config import Config
 from pugc_core.errors import CheckFailed, StorageError
 from pugc_core.measures import Measures, parse_rate, total
 from pugc_core.records import TABLES
+from pugc_core.states import states
 from pugc_core.tables import Footer, Store
 
 NAMED = 5
@@ -28,6 +29,8 @@ class ChecksConfig(Config):
     """Below this share of responses with all N votes the pairs are not made."""
     drift: float = Field(4.0, gt=0)
     """Standard errors by which a shard may differ from the one before it without a warning."""
+    mixed_shards: bool = False
+    """Whether a data set may hold shards that were made with different prompts, models or parameters."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,19 @@ def distinct_texts(tables: Tables) -> Result:
     )
 
 
+def one_state(tables: Tables) -> Result:
+    """All shards of the data set were made with the same prompts, models, parameters and code."""
+    inputs = [name for footer in tables.footers.values() for name in footer.inputs]
+    # Before the data set is made, the pairs that it would be made of are looked at.
+    shards = tables.footers.keys() if tables.stage == "pairs" else [n.removeprefix("pairs/") for n in inputs]
+    found = states(tables.store, tables.recipe, shards)
+    if not found.differences:
+        return Result("one_state", True, f"{len(found.of)} shards were made in the same way")
+    if tables.config.mixed_shards:
+        return Result("one_state", True, f"allowed by [checks] mixed_shards: {found}")
+    return Result("one_state", False, str(found))
+
+
 def drift(tables: Tables) -> Result:
     """No shard differs much from the one before it: in the share kept, or in the mean of what its stage measures."""
     quantity = {"quality": "score", "rewards": "reward", "pairs": "margin", "responses": "tokens"}.get(tables.stage)
@@ -192,6 +208,7 @@ CHECKS: Mapping[str, Callable[[Tables], Result]] = {
     "parse_rate": parsed,
     "votes_complete": votes_complete,
     "distinct_texts": distinct_texts,
+    "one_state": one_state,
     "drift": drift,
 }
 WARN = frozenset({"drift"})
@@ -209,6 +226,15 @@ def gate(tables: Tables) -> None:
             )
 
 
+def refuse_mixture(tables: Tables) -> None:
+    """Raise CheckFailed where a data set of these pairs would be made of shards in different states."""
+    if not (found := one_state(tables)).passed:
+        raise CheckFailed(
+            f"the data set would be made of shards in different states: {found.words}",
+            fix=f"pugc refresh --recipe {tables.recipe}, or allow it: [checks] mixed_shards = true",
+        )
+
+
 def of(stage: str) -> tuple[str, ...]:
     """The checks of a stage, by name."""
     names = ["schema", "counts", "unique_ids"]
@@ -218,4 +244,6 @@ def of(stage: str) -> tuple[str, ...]:
         names.append("votes_complete")
     if stage in ("pairs", "dataset"):
         names.append("distinct_texts")
+    if stage == "dataset":
+        names.append("one_state")
     return (*names, "drift") if stage != "dataset" else tuple(names)

@@ -115,7 +115,7 @@ class Recipe(Config):
             responses,
             Rewards(self.rewards, *asked("reward_judge")),
             Pairs(self.pairs),
-            Dataset(self.dataset, responses.prompt),
+            Dataset(self.dataset, responses.prompt, self.ugc.near_duplicates, self.ugc.similarity),
         )
         for stage in stages:
             _ = stage.fingerprint  # loads the prompt now, so that a bad one is told before anything runs

@@ -20,8 +20,9 @@ from pugc_core.training import lineage
 from pugc_core.workspace import Workspace
 
 MISSING = "not made yet"
-_PARTS = {
+PARTS = {
     "version": "code",
+    "near": "rule for near-duplicates",
     "model": "model",
     "context": "model's context",
     "sampling": "sampling parameters",
@@ -143,7 +144,7 @@ def _why(
         return "made by an older version of pugc"
     if footer.fingerprint != fingerprint:
         changed = [name for name in fingerprint if footer.fingerprint.get(name) != fingerprint[name]]
-        return f"the {stage} {' and '.join(_PARTS.get(n, n) for n in changed) or 'code'} changed"
+        return f"the {stage} {' and '.join(PARTS.get(n, n) for n in changed) or 'code'} changed"
     if before is not None:
         return before if before != MISSING else "a table before it is not made yet"
     if footer.inputs == inputs:

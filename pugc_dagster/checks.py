@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import dagster as dg
 
 from pugc_core import checks
+from pugc_core.errors import CheckFailed
 from pugc_core.stages.dataset import ALL
 from pugc_core.staleness import Survey
 from pugc_core.summary import SHARDED
@@ -59,6 +60,16 @@ def of_survey(key: dg.AssetKey, stage: str, survey: Survey) -> Iterator[dg.Asset
             description=words if failed else f"{survey.made[stage]} shards are made",
             metadata={"failed": dg.MetadataValue.json(dict(list(failed.items())[:LISTED]))} if failed else None,
         )
+
+
+def mixture(key: dg.AssetKey, pairs: checks.Tables) -> Iterator[dg.AssetCheckResult]:
+    """Before a data set is made: the failed check and then CheckFailed, where its shards are in different states. The
+    data set that is there stays as it is."""
+    try:
+        checks.refuse_mixture(pairs)
+    except CheckFailed as err:
+        yield dg.AssetCheckResult(asset_key=key, check_name="one_state", passed=False, description=str(err))
+        raise
 
 
 def up_to_date(key: dg.AssetKey, stage: str, survey: Survey) -> dg.AssetCheckResult:

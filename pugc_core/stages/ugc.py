@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import orjson
 import polars as pl
@@ -17,7 +17,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from pugc_core.config import Config, digest
 from pugc_core.errors import SourceError
 from pugc_core.records import UGC, make_id
-from pugc_core.stages import sources
+from pugc_core.stages import near, sources
 from pugc_core.stages.base import Build
 
 VERSION = "2"
@@ -58,6 +58,11 @@ class UgcConfig(Config):
     """Whether a title that the text does not begin with is put before it, followed by a blank line."""
     languages: tuple[str, ...] = ()
     """Codes to keep, such as `en` (which covers en-GB too); empty keeps all, and so does a row that names none."""
+    near_duplicates: Literal["drop", "keep"] = "drop"
+    """Whether of near-duplicate posts only the first is kept (the others: `near_duplicate`). Kept or not, they stand on
+    one side of the split into train and test."""
+    similarity: Annotated[float, Field(ge=0.7, le=1)] = 0.8
+    """Share of runs of three words that two posts have in common (Jaccard) from which they are near-duplicates."""
 
     @model_validator(mode="after")
     def _ordered(self) -> UgcConfig:
@@ -112,6 +117,7 @@ class Ugc:
             "limits": digest([self.config.min_chars, self.config.max_chars]),
             "title": digest(self.config.title_in_text),
             "languages": digest(sorted(self.config.languages)),
+            "near": digest([self.config.near_duplicates, self.config.similarity]),
         }
 
     def build(self, shard: str, inputs: Mapping[str, pl.DataFrame]) -> Build:
@@ -132,6 +138,8 @@ class Ugc:
             rows.append(row)
         if not mapped:
             raise self._unusable(path, rows, list(columns))
+        if self.config.near_duplicates == "drop":
+            near.drop(rows, self.config.similarity)
         return UGC.frame(rows)
 
     def _unusable(self, path: str, rows: list[dict[str, Any]], columns: list[str]) -> SourceError:

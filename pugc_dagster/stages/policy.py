@@ -15,6 +15,7 @@ from pugc_core.config import digest
 from pugc_core.engines import EngineHost
 from pugc_core.engines.pins import pinned
 from pugc_core.errors import TrainingError
+from pugc_core.licences import licences
 from pugc_core.models import ModelSpec
 from pugc_core.progress import Reporter
 from pugc_core.recipe import Recipe
@@ -77,7 +78,8 @@ def _policy(recipe: Recipe, objective: str, stages: Mapping[str, Stage]) -> dg.A
         # Also where nothing was trained: other shards may have given the same data set.
         lineage.record(str(out), wanted, dict(footer.inputs) if footer else {})
         asked = {name: stage.fingerprint["prompt"] for name, stage in stages.items() if stage.role}
-        card.write(out, recipe, summary, wanted, asked)
+        pairs = workspace.store.read(recipe.name, "dataset", ALL, ["license", "keep"])
+        card.write(out, recipe, summary, wanted, asked, licences(pairs))
         if recipe.training.push_to:
             context.log.info(f"pushed to {card.push(out, f'{recipe.training.push_to}-{objective}')}")
         picture = base64.b64encode(plots.png(plots.curves(summary.curve, objective))).decode()

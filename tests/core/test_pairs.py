@@ -67,6 +67,17 @@ def test_choose_keeps_its_promises_in_any_order(of: list[tuple[str, int]], rando
     assert choose(shuffled) == (best, worst)
 
 
+ORIGIN = {
+    "line": 7,
+    "title": "Title",
+    "thread": "12",
+    "source": "forum",
+    "author": "mia",
+    "url": "http://x.test/7",
+    "license": "CC BY-SA 4.0",
+}
+
+
 def build(
     of: Mapping[str, Sequence[Judged]], stage: Pairs = STAGE, reverse: bool = False, cut: Sequence[str] = ()
 ) -> Run:
@@ -81,10 +92,12 @@ def build(
             reason = None if reward is not None else "too_few_votes"
             rewards.append({**ids, "votes": [], "n_valid": 1, "reward": reward, "drop_reason": reason})
     kept = instructions(dict.fromkeys(of, "post"), dropped={"dropped": "post"})
-    tables: list[pl.DataFrame] = [kept, table(records.RESPONSES, texts), table(records.REWARDS, rewards)]
+    post = {**ORIGIN, "ugc_id": ident("post"), "text": "the post"}
+    posts = table(records.UGC, [post, {**post, "ugc_id": ident("other"), "text": "other"}])
+    tables: list[pl.DataFrame] = [posts, kept, table(records.RESPONSES, texts), table(records.REWARDS, rewards)]
     if reverse:
         tables = [t.reverse() for t in tables]
-    return drive(stage, {}, **dict(zip(("instructions", "responses", "rewards"), tables, strict=True)))
+    return drive(stage, {}, **dict(zip(stage.inputs, tables, strict=True)))
 
 
 def test_a_pair() -> None:
@@ -94,6 +107,8 @@ def test_a_pair() -> None:
         "instruction_id": ident("How?"),
         "ugc_id": ident("post"),
         "instruction": "How?",
+        "post": "the post",
+        **ORIGIN,
         "chosen_response_id": ident("How?2"),
         "rejected_response_id": ident("How?1"),
         "chosen": "best",

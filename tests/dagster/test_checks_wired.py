@@ -92,6 +92,40 @@ def test_a_new_judge_that_cannot_be_understood_leaves_the_old_pairs(project: Pat
         assert {shard: store.footer("scripted", "pairs", shard) for shard in ("a", "b")} == pairs
 
 
+def test_shards_in_different_states_make_no_data_set(project: Path, posts: Callable[..., Path]) -> None:
+    """`pugc run --shard a` after the prompt was changed: the data set that is there stays, until the rest follows."""
+    store, folder = execute.workspace().store, project / "data" / "datasets" / "scripted"
+    (project / "recipes" / "judge.txt").write_text(
+        "{response} to {instruction}, given {ugc}: say what you think, then [RESULT] and 1 to 5."
+    )
+    with execute.instance() as instance:
+        ingest(instance, posts("a", 20), posts("b", 20), posts("c", 20))
+        execute.run(instance, recipe(), execute.workspace(), to="dataset")
+        before, written = store.footer("scripted", "dataset", "_all"), (folder / "train.parquet").read_bytes()
+        assert said(instance, "dataset")["one_state"].passed
+        change(project, '[rewards]\nprompt = "judge.txt"\n')
+        with pytest.raises(CheckFailed, match="the rewards prompt differs: a against b, c") as caught:
+            execute.run(instance, recipe(), execute.workspace(), ["a"], to="dataset")
+        assert "pugc refresh --recipe scripted" in str(caught.value.fix)
+        assert store.footer("scripted", "dataset", "_all") == before
+        assert (folder / "train.parquet").read_bytes() == written
+        found = said(instance, "dataset")["one_state"]
+        assert (found.passed, found.severity, found.blocking) == (False, dg.AssetCheckSeverity.ERROR, True)
+        assert "the rewards prompt differs: a against b, c" in found.description
+        assert "pugc refresh --recipe scripted" in found.description
+
+        execute.refresh(instance, recipe(), execute.workspace())
+        assert said(instance, "dataset")["one_state"].passed
+        assert store.footer("scripted", "dataset", "_all") != before
+
+        change(project, "n = 4\n[checks]\nmixed_shards = true\n")
+        execute.run(instance, recipe(), execute.workspace(), ["b"], to="dataset")
+        found = said(instance, "dataset")["one_state"]
+        assert found.passed
+        assert "the rewards number of votes differs: b against a, c" in found.description
+        assert "- the rewards number of votes differs: b against a, c" in (folder / "README.md").read_text()
+
+
 START, END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 
 
