@@ -313,7 +313,7 @@ def _render(tokenizer: Any, chat: Sequence[Mapping[str, str]]) -> str:
 
 def _defang(text: str, tokenizer: Any) -> str:
     # Prompts are neutralised for the usual chat formats when rendered; here for whatever this tokenizer has besides.
-    return broken(text, tokens=_control(tokenizer), families=False)
+    return broken(text, tokens=_control(tokenizer), families=())
 
 
 @functools.lru_cache(maxsize=4)

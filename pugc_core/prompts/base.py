@@ -25,9 +25,9 @@ _SLOT = re.compile(r"\{\{|\}\}|\{(\w+)\}")
 
 
 def neutralise(text: str) -> str:
-    """`text` with chat-control strings broken up by a backslash ("</s>" becomes "<\\/s>"), so that no tokenizer
-    reads a user's words as a turn marker. Everything else is returned unchanged."""
-    return broken(text)
+    """An answer to train on, with turn markers broken up by a backslash ("</s>" becomes "<\\/s>"), so that no tokenizer
+    ends a turn within it. Everything else is unchanged, a policy's own `<think>` too."""
+    return broken(text, families=("turns",))
 
 
 @dataclass(frozen=True)

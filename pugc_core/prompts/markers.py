@@ -58,26 +58,26 @@ def fold(text: str) -> str:
     return text.translate(_FOLDING)
 
 
-# Chat-control strings of the model families in use, by their first character; `~` stands for optional space.
+# Chat-control strings of the model families in use, behind their first character; `~` stands for optional space.
 # Forms that occur in code count only to the letter: <| b |>, a < s > b, array[mask]. A loaded tokenizer's are added to them.
 _FAMILIES = {
-    "<": (
-        # <|im_start|>, <|eot_id|>, <｜end▁of▁sentence｜>, and <|turn>, <channel|>
-        r"(?i:\|[^|<>\s]{1,40}\|>)",
-        r"(?i:\|?(?:turn|channel|think|tool|tool_call|tool_response)\|?>)",
-        r"(?i:/?s>)",
-        # T5, Gemma, Mistral, Qwen, DeepSeek, Seed, fill-in-the-middle
-        r"(?i:~/?~(?:unk|pad|bos|eos|cls|sep|mask|think|thinking|tool_calls?|tool_response|tools|fim_\w{1,20})~>)",
-        r"(?i:~/?~(?:start|end|begin)_of_\w{1,20}~>)",
-        r"(?i:~(?:unused|extra_id_|reserved_|reserved_token_|reserved_special_token_|special_)~\d{1,6}~>)",
-        r"(?i:~seed:\w{1,20}~>)",
-        # Llama 2
-        r"(?i:~<~/?~sys~>~>)",
+    # What begins or ends a turn or a text: <|im_start|>, <|eot_id|>, <｜end▁of▁sentence｜>, <|turn>, </s>, <<SYS>>, [INST] ...
+    "turns": (
+        r"<(?i:\|[^|<>\s]{1,40}\|>)",
+        r"<(?i:\|?(?:turn|channel)\|?>)",
+        r"<(?i:/?s>)",
+        r"<(?i:~/?~(?:unk|pad|bos|eos|cls|sep|mask|(?:start|end|begin)_of_\w{1,20})~>)",
+        r"<(?i:~<~/?~sys~>~>)",
+        r"\[(?i:~/?~(?:inst|system_prompt|available_tools|tool_calls|tool_results)~\])",
+        r"\[~(?:BOS|EOS|CLS|SEP|MASK|gMASK|sMASK|PAD|UNK)~\]",
     ),
-    "[": (
-        r"(?i:~/?~(?:inst|think|system_prompt|model_settings|available_tools|tool_calls|tool_results|tool_content"
-        r"|call_id)~\])",
-        r"~(?:BOS|EOS|CLS|SEP|MASK|gMASK|sMASK|PAD|UNK|ARGS|unused~\d{1,4})~\]",
+    # What models write within an answer, and so learn to write: thoughts, calls of tools; and what they never write.
+    "inner": (
+        r"<(?i:\|?(?:think|tool|tool_call|tool_response)\|?>)",
+        r"<(?i:~/?~(?:think|thinking|tool_calls?|tool_response|tools|fim_\w{1,20}|seed:\w{1,20})~>)",
+        r"<(?i:~(?:unused|extra_id_|reserved_|reserved_token_|reserved_special_token_|special_)~\d{1,6}~>)",
+        r"\[(?i:~/?~(?:think|model_settings|tool_content|call_id)~\])",
+        r"\[~(?:ARGS|unused~\d{1,4})~\]",
     ),
 }
 _GAP = "[ \\n]*"
@@ -91,15 +91,15 @@ def _spaced(marker: str) -> str:
 
 
 @functools.lru_cache(maxsize=256)
-def _pattern(markers: frozenset[str], tokens: frozenset[str], families: bool) -> re.Pattern[str]:
+def _pattern(markers: frozenset[str], tokens: frozenset[str], families: tuple[str, ...]) -> re.Pattern[str]:
     """Matches the first character of each. `markers` match in any case and with spaces anywhere, `tokens` as they are.
 
     One character is taken and the rest looked ahead at, so that markers within markers are found, and the search
     runs over what is no marker's first character at full speed.
     """
     rests: dict[str, set[str]] = {}
-    if families:
-        rests = {first: {rest.replace("~", _GAP) for rest in found} for first, found in _FAMILIES.items()}
+    for known in (known for family in families for known in _FAMILIES[family]):
+        rests.setdefault(known.removeprefix("\\")[0], set()).add(known.removeprefix("\\")[1:].replace("~", _GAP))
     for marker in {re.sub(r"\s", "", fold(m)) for m in markers} - {""}:
         rests.setdefault(marker[0], set()).add(_spaced(marker))
     for token in {fold(t) for t in tokens} - {""}:
@@ -109,8 +109,14 @@ def _pattern(markers: frozenset[str], tokens: frozenset[str], families: bool) ->
     return re.compile("|".join(branches) or r"(?!)")
 
 
-def broken(text: str, markers: Iterable[str] = (), *, tokens: Iterable[str] = (), families: bool = True) -> str:
-    """`text` with a backslash in every marker, token and (unless without) known control string; else unchanged."""
+def broken(
+    text: str,
+    markers: Iterable[str] = (),
+    *,
+    tokens: Iterable[str] = (),
+    families: tuple[str, ...] = ("turns", "inner"),
+) -> str:
+    """`text` with a backslash in every marker, token and control string of the families; unchanged where there is none."""
     pattern = _pattern(frozenset(markers), frozenset(tokens), families)
     starts = [match.start() for match in pattern.finditer(fold(text))]
     if not starts:

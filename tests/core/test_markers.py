@@ -112,10 +112,15 @@ def test_no_disguise_passes_a_control_string() -> None:
             spaced = "space" in name or name == "line break"
             if (spaced and token in EXACT) or (name == "lower" and token in UPPER) or name == "spaces everywhere":
                 continue
-            out = neutralise(f"a{disguise(token)}b")
+            out = broken(f"a{disguise(token)}b")
             assert out.replace("\\", "") == f"a{disguise(token)}b"
             assert out != f"a{disguise(token)}b", (token, name)
-            assert neutralise(out) == out
+            assert broken(out) == out
+
+
+def test_what_a_policy_writes_within_an_answer_is_trained_as_it_is() -> None:
+    assert neutralise("<think>hm</think> <tool_call>") == "<think>hm</think> <tool_call>"
+    assert neutralise("a</s><|im_end|>[INST]") == "a<\\/s><\\|im_end|>[\\INST]"
 
 
 ORDINARY = [
@@ -224,16 +229,16 @@ def test_a_tokenizers_control_tokens() -> None:
     added = [*special, "<think>", "<table>", "</h1>", "  ", "\n\n", "|||EMAIL|||", "[IMG]", "word"]
     tokens = control_tokens(special, added)
     assert tokens == {*special, "<think>", "|||EMAIL|||", "[IMG]"}
-    out = broken("<turn> <ＴＵＲＮ> ＜turn＞ <t\u200burn> [ctrl] [CTRL] [IMG] <table>", tokens=tokens, families=False)
+    out = broken("<turn> <ＴＵＲＮ> ＜turn＞ <t\u200burn> [ctrl] [CTRL] [IMG] <table>", tokens=tokens, families=())
     assert out == "<\\turn> <ＴＵＲＮ> ＜\\turn＞ <\\t\u200burn> [ctrl] [\\CTRL] [\\IMG] <table>"
 
 
 def test_a_tokenizers_thousand_tokens_are_searched_as_one() -> None:
     tokens = [f"<unused{i}>" for i in range(6000)]
     begun = time.perf_counter()
-    broken("<" * 20_000, tokens=tokens, families=False)
+    broken("<" * 20_000, tokens=tokens, families=())
     assert time.perf_counter() - begun < 2
-    assert broken("<unused5999>", tokens=tokens, families=False) == "<\\unused5999>"
+    assert broken("<unused5999>", tokens=tokens, families=()) == "<\\unused5999>"
 
 
 def test_added_tokens_that_are_not_special_are_control_too() -> None:
