@@ -27,7 +27,7 @@ demo: install
 	$(BIN)/pugc demo
 
 ui: install
-	DAGSTER_HOME=$(CURDIR) $(BIN)/dagster dev
+	DAGSTER_HOME=$(CURDIR) $(BIN)/pugc ui
 
 test: install
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder

@@ -204,6 +204,19 @@ def doctor(recipe: str, as_json: bool) -> None:
 
 
 @main.command()
+@click.option("-p", "--port", type=click.IntRange(1, 65535), default=3000, show_default=True)
+@click.option("-h", "--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+def ui(port: int, host: str) -> None:
+    """The web UI with its daemon on http://localhost:3000, guarded against other pages in the browser.
+
+    PUGC_UI_TOKEN asks for a login with that token; PUGC_UI_HOSTS names the hosts it is reached by, such as a proxy's.
+    """
+    from pugc_dagster import guard
+
+    guard.dev(host, port)
+
+
+@main.command()
 def demo() -> None:
     """The bundled sample through the whole chain with the bundled model, and a summary."""
     from pugc_dagster import console, execute

@@ -16,6 +16,7 @@ from pugc_core.engines.base import Answer, Generation, Refusal, Request, Samplin
 from pugc_core.errors import EngineError, MissingDependency, ModelNotFound, RecipeError
 from pugc_core.models import HARMLESS, ModelSpec
 from pugc_core.prompts.base import Message
+from pugc_core.prompts.markers import broken, control_tokens
 
 _SEQUENCES = 32
 """Sequences decoded together; `batch_size` in the model's options changes it."""
@@ -323,16 +324,15 @@ def _render(tokenizer: Any, chat: Sequence[Mapping[str, str]]) -> str:
 
 def _defang(text: str, tokenizer: Any) -> str:
     # Prompts are neutralised for the usual chat formats when rendered; here for whatever this tokenizer has besides.
-    return _control(tokenizer).sub(lambda match: f"{match.group(0)[0]} {match.group(0)[1:]}", text)
+    return broken(text, tokens=_control(tokenizer), families=())
 
 
 @functools.lru_cache(maxsize=4)
-def _control(tokenizer: Any) -> re.Pattern[str]:
+def _control(tokenizer: Any) -> frozenset[str]:
     """The tokenizer's control tokens; `all_special_tokens` has only those that are its attributes."""
-    tokens = {*tokenizer.all_special_tokens}
-    tokens |= {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-    longest_first = sorted((t for t in tokens if len(t) > 1), key=lambda t: (-len(t), t))
-    return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+    added = tokenizer.added_tokens_decoder.values()
+    special = {*tokenizer.all_special_tokens, *(token.content for token in added if token.special)}
+    return control_tokens(special, [token.content for token in added])
 
 
 def _with_adapter(model: Any, adapter: str) -> Any:
