@@ -185,7 +185,11 @@ def _policy(
         return before if before != MISSING else "the dataset is not made yet"
     now = lineage.wanted(recipe, objective, dataset.content if dataset else None)
     changed = [name for name, value in now.items() if then.get(name) != value]
-    words = {"dataset": "it was trained on another dataset", "start": "the model that it starts from changed"}
+    words = {
+        "dataset": "it was trained on another dataset",
+        "start": "the model that it starts from changed",
+        "version": "the training code changed",
+    }
     return "; ".join(words.get(name, "its training settings changed") for name in changed) or None
 
 

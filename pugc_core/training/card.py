@@ -30,12 +30,6 @@ def write(
     `found` counts the licences of its posts."""
     loss = recipe.training.loss(summary.objective)
     knobs = lineage["knobs"]
-    first, last = summary.curve[0], summary.final
-    figures = "\n".join(
-        f"| {name} | {first.get(name, float('nan')):.4g} | {value:.4g} | {last.get(f'test_{name}', float('nan')):.4g} |"
-        for name, value in last.items()
-        if not name.startswith("test_")
-    )
     asked = "\n".join(f"| prompt of `{stage}` | `{fingerprint}` |" for stage, fingerprint in prompts.items())
     shared = ", ".join(f"{name} {value}" for name, value in knobs.items() if name != summary.objective)
     own = ", ".join(f"{name} {value}" for name, value in knobs[summary.objective].items())
@@ -67,12 +61,11 @@ by the models that the data set's card names:
 {summary.steps} steps on {summary.devices} x {summary.device} in {summary.precision}, {summary.seconds:.0f} s.
 {loss.title}: {own}. Shared: {shared}.
 
-| | first | last pass | held out |
-|---|---|---|---|
-{figures}
+{figures(summary)}
 
 The margin is the difference in reward between chosen and rejected answers in units of the loss, the accuracy the share
-of pairs where it is positive. Neither says that people would prefer the answers.
+of pairs where it is positive. What a policy was trained on it may know by heart: only the held-out pairs, each counted
+once, say something of others. The intervals are 95%. Nothing here says that people would prefer the answers.
 
 ```
 from transformers import pipeline
@@ -106,6 +99,17 @@ def _licence(start: ModelSpec, found: Licences) -> dict[str, str]:
     if named and named.group(1) != "other" and of_data["license"] == named.group(1):
         return of_data
     return {"license": "other", "license_name": "start-model-and-data", "license_link": "README.md"}
+
+
+def figures(summary: Summary) -> str:
+    """A table in Markdown: what the training came to, on held-out pairs and on those that were trained on."""
+    held_out = f"held out, {summary.n_test} pairs" if summary.held_out else "held out: no pairs"
+    lines = [f"| | {held_out} | training pairs, last pass | training pairs, first steps |", "|---|---|---|---|"]
+    for name in ("accuracy", "margin", "loss"):
+        measured = summary.held_out.get(name, "-")
+        trained = (f"{row[name]:.4g}" if name in row else "-" for row in (summary.final, summary.curve[0]))
+        lines.append(f"| {name} | {measured} | {' | '.join(trained)} |")
+    return "\n".join(lines)
 
 
 def push(folder: Path, name: str) -> str:

@@ -37,8 +37,10 @@ def test_a_policy_is_trained_saved_and_generates(objective: str, start: str, tmp
     assert all(math.isfinite(value) for point in summary.curve for value in point.values())
     assert summary.final["loss"] < summary.curve[0]["loss"]
     assert summary.final["margin"] > summary.curve[0]["margin"]
-    names = {"loss", "margin", "accuracy"} - ({"accuracy"} if objective == "kto" else set())
-    assert summary.final.keys() == names | {f"test_{name}" for name in names}
+    names = {"loss", "margin", "accuracy"}
+    assert summary.final.keys() == names - ({"accuracy"} if objective == "kto" else set())
+    assert summary.held_out.keys() == names
+    assert {figure.n for figure in summary.held_out.values()} == {2}
     if summary.device == "cpu":
         assert summary.precision == "fp32"
         assert "fp32 instead of bf16" in summary.notes[0]
@@ -150,7 +152,7 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_weights(objective: str
     resumed = train(data, start, tmp_path / "killed", objective, config)
     assert (whole.resumed_at, resumed.resumed_at) == (0, 6)
     assert resumed.curve == whole.curve
-    assert resumed.final == whole.final
+    assert (resumed.final, resumed.held_out) == (whole.final, whole.held_out)
     one, two = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "killed"))
     assert one == two
     assert not unfinished(str(tmp_path / "killed")).exists()
