@@ -40,11 +40,11 @@ class Pass:
 
     `inputs` are the tables it reads; stage `ugc` reads its shard's source file, which `path_of` finds; its content hash
     is taken from `source_hashes` where it is known. `context` is the context of the stage's model in tokens, 0 where it
-    is not known: answers that a smaller one cut are asked for again. `references` give other posts to a stage that shows
-    them (over all tables `ugc`, unless given). Iterating yields each shard as soon as it is finished, those that failed
-    too; `failed` has their errors. A shard whose input tables are not there, or do not fit together, is in `failed` and
-    keeps the table that it has; only where no shard has its inputs does this raise. An error of the engine, of the
-    ledger or of the whole data set raises too.
+    is not known: answers that a smaller one cut are asked for again. `references` give other posts to a stage that
+    shows them (over all tables `ugc`, unless given). Iterating yields each shard as soon as it is finished, those that
+    failed too; `failed` has their errors. A shard whose input tables are not there, or do not fit together, is in
+    `failed` and keeps the table that it has; only where no shard has its inputs does this raise. An error of the
+    engine, of the ledger or of the whole data set raises too.
     """
 
     def __init__(
