@@ -20,6 +20,7 @@ from pugc_core.engines.base import Request, Sampling
 from pugc_core.models import ModelSpec
 from pugc_core.prompts.base import Message
 from pugc_core.training.config import TrainingConfig
+from pugc_dagster import reports
 
 STAGES = ["ugc", "quality", "instructions", "relevance", "responses", "rewards", "pairs", "dataset"]
 
@@ -147,5 +148,5 @@ def test_the_dataset_and_the_report_are_for_others_to_read(demo: tuple[Path, str
     assert row["chosen"] != row["rejected"]
     report = (root / "data" / "reports" / "tiny.html").read_text()
     assert "From posts to pairs" in report
-    assert "src=" not in report  # no external requests
+    assert reports.outside(report) == []
     assert "Policy dpo" in report
