@@ -367,3 +367,18 @@ def test_other_trouble_with_the_history_has_other_remedies(project: Path, monkey
         said = pugc("run", "--recipe", "scripted", "--to", "ugc", code=1).output
         assert words in said
         assert fix in said
+
+
+def test_files_of_no_use_keep_no_other_out(project: Path, posts: Callable[..., Path]) -> None:
+    bad, twin = project / "bad.parquet", project / "a.csv"
+    bad.write_bytes(b"PAR1 half a file")
+    twin.write_text("text\nhello\n")
+    files = [posts("a"), bad, project / "nothere.jsonl", twin, posts("z")]
+    took = pugc("ingest", *files, "--replace", "--json", code=1)
+    assert list(json.loads(took.stdout)) == ["a", "z"]
+    assert sorted(p.name for p in (project / "data" / "inbox").iterdir()) == ["a.jsonl", "z.jsonl"]
+    for said in ("bad.parquet is damaged", "nothere.jsonl", "would both be shard a"):
+        assert said in took.stderr
+    assert took.stderr.count("fix: ") == 3
+    with history.opened(project) as instance:
+        assert set(instance.get_dynamic_partitions("ugc_shards")) == {"a", "z"}
