@@ -11,7 +11,7 @@ from typing import Any
 import click
 from dagster._core.errors import DagsterExecutionInterruptedError
 
-from pugc_core.errors import PugcError
+from pugc_core.errors import PugcError, SourceError, as_pugc_error
 from pugc_dagster.terminal import Formatter, echo
 
 
@@ -20,9 +20,7 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except PugcError as err:
-            echo(f"error: {err.problem}", fg="red", err=True)
-            if err.fix:
-                echo(f"  fix: {err.fix}", fg="yellow", err=True)
+            _tell(err)
             sys.exit(1)
         except OSError as err:
             echo(f"error: {err.strerror or err}: {err.filename or ''}", fg="red", err=True)
@@ -30,6 +28,12 @@ class _Group(click.Group):
         except (KeyboardInterrupt, DagsterExecutionInterruptedError):
             echo("interrupted; the same command goes on where it stopped", fg="yellow", err=True)
             sys.exit(130)
+
+
+def _tell(err: PugcError) -> None:
+    echo(f"error: {err.problem}", fg="red", err=True)
+    if err.fix:
+        echo(f"  fix: {err.fix}", fg="yellow", err=True)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -85,6 +89,7 @@ def _exit_for_failed(recipe: Any, shards: set[str]) -> None:
 @_json_option
 def ingest(files: tuple[str, ...], sample: bool, rows: int | None, replace: bool, as_json: bool) -> None:
     """Take files of posts in, each as a shard (jsonl, csv, parquet, StackExchange Posts.xml; .gz and .zst too)."""
+    from pugc_core.stages import sources
     from pugc_dagster import console, execute
 
     given = [f if "://" in f else str(Path(f).resolve()) for f in files]
@@ -92,13 +97,26 @@ def ingest(files: tuple[str, ...], sample: bool, rows: int | None, replace: bool
         given += [str(path) for path in console.samples()]
     if not given:
         raise click.UsageError("name at least one FILE, or --sample")
+    taken: dict[str, str] = {}
+    refused: list[PugcError] = []
+    names: dict[str, str] = {}
     with execute.instance() as instance:
-        taken = execute.ingest(instance, _workspace(), given, rows=rows, replace=replace)
+        for path in given:  # one by one: a file that is of no use keeps no other out
+            try:
+                if (name := sources.shard_name(path)) in names:
+                    raise SourceError(f"{path} and {names[name]} would both be shard {name}", fix="rename one of them")
+                names[name] = path
+                taken |= execute.ingest(instance, _workspace(), [path], rows=rows, replace=replace)
+            except (SourceError, OSError) as err:
+                refused.append(as_pugc_error(err))
     if as_json:
         click.echo(json.dumps(taken))
     else:
         for shard, path in taken.items():
             echo(f"shard {shard}: {path}")
+    for refusal in refused:
+        _tell(refusal)
+    sys.exit(1 if refused else 0)
 
 
 @main.command()

@@ -473,6 +473,18 @@ def test_a_file_that_cannot_be_opened_is_a_bad_shard_too(tmp_path: Path, monkeyp
     assert chain.table("ugc", "b").height == 8
 
 
+def test_an_odd_row_keeps_no_other_out(tmp_path: Path) -> None:
+    chain = two_shards(str(tmp_path))
+    inbox = tmp_path / "inbox" / "a.jsonl"
+    deep = '{"text": "A post of many words.", "title": ' + "[" * 300 + "]" * 300 + "}\n"
+    inbox.write_text(deep + inbox.read_text())
+    assert not chain.run(to="ugc").failed
+    table = chain.table("ugc", "a")
+    assert table.height == 13
+    assert table.filter("keep").height >= 12
+    assert set(table.filter(~pl.col("keep"))["line"]) <= {1}
+
+
 def test_a_table_that_breaks_its_schema_stops_only_its_own_shard(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: dict[str, bytes]
 ) -> None:

@@ -11,8 +11,9 @@ import dagster as dg
 import pytest
 
 from pugc_core import runs, storage
-from pugc_core.errors import SourceError, StorageError, TrainingError
+from pugc_core.errors import StorageError, TrainingError
 from pugc_core.recipe import load
+from pugc_core.stages.quality import Quality
 from pugc_core.summary import SHARDED, rows
 from pugc_core.tables import Store
 from pugc_core.workspace import Workspace
@@ -114,21 +115,57 @@ def test_one_shard_alone_goes_through_the_same_code(project: Path, posts: Callab
     assert Workspace(data_root()).store.shards("scripted", "ugc") == ["a", "b", "c"]
 
 
-def test_one_broken_file_fails_the_command_but_holds_up_no_other_shard(
-    project: Path, posts: Callable[..., Path]
+def checked(instance: dg.DagsterInstance, stage: str, name: str) -> tuple[bool, str]:
+    """What a check said last."""
+    key = dg.AssetCheckKey(keys("scripted", stage)[0], name)
+    (record,) = instance.event_log_storage.get_asset_check_execution_history(key, limit=1)
+    assert record.event is not None
+    result = record.event.asset_check_evaluation
+    assert result is not None
+    return result.passed, result.description or ""
+
+
+def test_one_broken_file_holds_up_no_other_shard_and_is_red_in_one_place(
+    project: Path, posts: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ingest(posts("a"), posts("b"), posts("c"))
-    Path(Workspace(data_root()).source("b")).write_bytes(b"")
-    with pytest.raises(SourceError, match=r"1 of 3 shards failed.*b: .*empty"):
+    source = Path(Workspace(data_root()).source("b"))
+    whole = source.read_bytes()
+    source.write_bytes(b"")
+    honest = Quality.build
+
+    def odd(self: Quality, shard: str, inputs: Any) -> Any:
+        if shard == "c":
+            raise ZeroDivisionError("by zero")
+        return (yield from honest(self, shard, inputs))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Quality, "build", odd)
         run()
     store = Workspace(data_root()).store
     for stage in SHARDED:
-        assert store.shards("scripted", stage) == ["a", "c"]
-    assert store.shards("scripted", "dataset") == ["_all"]
+        assert store.shards("scripted", stage) == ["a", "b", "c"]
+    assert set(rows(store, "scripted", "dataset")["shard"]) == {"a"}
     with execute.instance() as instance:
-        assert instance.get_runs()[-1].status is dg.DagsterRunStatus.FAILURE
-        done = instance.get_materialized_partitions(keys("scripted", "ugc")[0])
-        assert done == {"a", "c"}  # the web UI shows what is there
+        runs_ = instance.get_runs()
+        assert [r.status for r in runs_] == [dg.DagsterRunStatus.SUCCESS] * 2  # the shards' and the data set's
+        red = {stage: words for stage in SHARDED for ok, words in [checked(instance, stage, "every_shard")] if not ok}
+        assert set(red) == {"ugc", "quality"}
+        assert red["ugc"].startswith("1 of 3 shards could not be made: b: ")
+        assert "fix: " in red["ugc"]
+        assert red["quality"].startswith("1 of 3 shards could not be made: c: ZeroDivisionError: by zero")
+        assert "empty" in metadata_of(instance, keys("scripted", "ugc")[0], "b")["failed"]
+        assert "failed" not in metadata_of(instance, keys("scripted", "quality")[0], "b")
+        assert metadata_of(instance, keys("scripted", "rewards")[0], "a")["run/shards"] == 3
+        log = "".join(entry.user_message for run_ in runs_ for entry in instance.all_logs(run_.run_id))
+        assert "in odd" in log  # the traceback
+    source.write_bytes(whole)
+    before = {stage: store.footer("scripted", stage, "a") for stage in SHARDED}
+    run()
+    assert set(rows(store, "scripted", "dataset")["shard"]) == {"a", "b", "c"}
+    assert {stage: store.footer("scripted", stage, "a") for stage in SHARDED} == before
+    with execute.instance() as instance:
+        assert checked(instance, "ugc", "every_shard") == (True, "3 shards are made")
 
 
 def test_a_write_that_fails_leaves_the_shards_before_it_on_record(
@@ -163,11 +200,15 @@ def test_tables_of_different_age_are_not_joined(project: Path, posts: Callable[.
     run(to="pairs")
 
 
-def test_calls_of_several_stretches_add_up(project: Path, posts: Callable[..., Path]) -> None:
-    ingest(posts("a"), posts("b"), posts("c"))
-    run(("a", "c"), to="quality")
+def test_figures_of_several_stretches_add_up(project: Path, posts: Callable[..., Path]) -> None:
+    ingest(posts("a"), posts("b", 5), posts("c", 6))
+    run(("a", "c"), to="quality")  # two stretches of partitions, two Dagster runs, one command
     quality = runs.last(Workspace(data_root()).calls("scripted"))["stages"]["quality"]
-    assert (quality["made"], quality["shards"]) == (16, 2)
+    assert (quality["made"], quality["shards"]) == (14, 2)
+    with execute.instance() as instance:  # the asset's page shows the latest event, which is c's
+        shown = metadata_of(instance, keys("scripted", "quality")[0])
+    assert (shown["dagster/row_count"], shown["run/rows_in"], shown["run/shards"]) == (6, 14, 2)
+    assert (shown["calls_made"], shown["run/calls_made"]) == (6, 14)
 
 
 def test_a_shard_whose_file_is_removed_leaves_the_dataset(project: Path, posts: Callable[..., Path]) -> None:
