@@ -68,14 +68,15 @@ def answer(
     ledger: Ledger,
     engine: Callable[[], Engine],
     *,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
 ) -> Iterator[Finished]:
     """Run the shards' generators to their end and yield their tables as they finish, in no particular order.
 
     `engine` is called at most once, and only when the ledger lacks an answer. `progress` is told (draws answered,
-    draws known to be needed). What the engine has answered is in the ledger even when this raises.
+    draws known to be needed, who answered them: "120 asked, 35 from ledger"). What the engine has answered is in the
+    ledger even when this raises.
     """
-    return _Pass(shards, ledger, progress or (lambda done, known: None)).run(engine)
+    return _Pass(shards, ledger, progress or (lambda done, known, note: None)).run(engine)
 
 
 class _Pass:
@@ -83,7 +84,7 @@ class _Pass:
         self,
         shards: Iterable[tuple[str, Build]],
         ledger: Ledger,
-        progress: Callable[[int, int], None],
+        progress: Callable[[int, int, str], None],
     ) -> None:
         self._source = iter(shards)
         self._ledger = ledger
@@ -94,7 +95,8 @@ class _Pass:
         self._waiting: dict[bytes, list[_Shard]] = {}
         self._asked: dict[bytes, Request] = {}
         self._known = 0
-        self._done = 0
+        self._from_ledger = 0
+        self._answered = 0
         self._exhausted = False
 
     def run(self, engine: Callable[[], Engine]) -> Iterator[Finished]:
@@ -165,7 +167,7 @@ class _Pass:
             keys = [key for key, request in wanted.items() if request.model == model]
             shard.generations.update(self._ledger.find(model, keys))
         shard.calls.from_ledger += len(shard.generations)
-        self._done += len(shard.generations)
+        self._from_ledger += len(shard.generations)
         self._known += len(shard.generations)
         for request in dict.fromkeys(shard.requests):
             missing = [d for d in request.draws if request.key(d) not in shard.generations]
@@ -182,7 +184,7 @@ class _Pass:
                 asked = replace(request, draws=draws)
                 self._asked.update((asked.key(draw), asked) for draw in draws)
                 self._queue.append(asked)
-        self._progress(self._done, self._known)
+        self._tell()
 
     def _take(self, result: Answer) -> None:
         if isinstance(result, Refusal):
@@ -211,8 +213,12 @@ class _Pass:
                 shard.waiting -= 1
                 if shard.waiting == 0:
                     self._advance(shard)
-        self._done += len(keys)
-        self._progress(self._done, self._known)
+        self._answered += len(keys)
+        self._tell()
+
+    def _tell(self) -> None:
+        note = f"{self._answered:,} asked, {self._from_ledger:,} from ledger"
+        self._progress(self._answered + self._from_ledger, self._known, note)
 
 
 def _runs(draws: Sequence[int]) -> Iterator[tuple[int, ...]]:

@@ -50,7 +50,7 @@ class Pass:
         engine: Callable[[], Engine],
         path_of: Callable[[str], str],
         source_hashes: Mapping[str, str] | None = None,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Callable[[int, int, str], None] | None = None,
     ) -> None:
         self.stage = stage
         self.calls = Calls()

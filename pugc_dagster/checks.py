@@ -1,6 +1,7 @@
 """Asset checks: what a run's tables must be before the next stage spends anything on them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
+from itertools import islice
 
 import dagster as dg
 
@@ -9,6 +10,8 @@ from pugc_core.stages.dataset import ALL
 from pugc_core.staleness import Survey
 
 UP_TO_DATE = "up_to_date"
+LISTED = 1000
+"""Shards that are named where what is out of date is shown; there may be tens of thousands."""
 
 
 def specs(key: dg.AssetKey, stage: str) -> list[dg.AssetCheckSpec]:
@@ -21,7 +24,11 @@ def specs(key: dg.AssetKey, stage: str) -> list[dg.AssetCheckSpec]:
 
 
 def up_to_date_spec(key: dg.AssetKey) -> dg.AssetCheckSpec:
-    words = "Every table is what its prompt, model, parameters and inputs would give now. Mend with the job `refresh`."
+    group = key.path[0]
+    words = (
+        "Every table is what its prompt, model, parameters and inputs would give now. "
+        f"Mend with the job `{group}_refresh`, or mark what is not with `{group}_mark_stale` and materialize *Failed*."
+    )
     return dg.AssetCheckSpec(UP_TO_DATE, asset=key, description=words, blocking=False)
 
 
@@ -42,6 +49,7 @@ def results(key: dg.AssetKey, tables: checks.Tables) -> Iterator[dg.AssetCheckRe
 def up_to_date(key: dg.AssetKey, stage: str, survey: Survey) -> dg.AssetCheckResult:
     """How many of a stage's tables are out of date, and why."""
     outdated = survey.outdated(stage)
+    named = outdated and ALL not in outdated
     return dg.AssetCheckResult(
         asset_key=key,
         check_name=UP_TO_DATE,
@@ -51,10 +59,15 @@ def up_to_date(key: dg.AssetKey, stage: str, survey: Survey) -> dg.AssetCheckRes
         metadata={
             "out_of_date": len(outdated),
             "shards": survey.total[stage],
-            **({"first": dg.MetadataValue.json(_first(outdated))} if outdated and ALL not in outdated else {}),
+            **({"names": names(outdated), "why": dg.MetadataValue.json(_whys(outdated))} if named else {}),
         },
     )
 
 
-def _first(outdated: dict[str, str]) -> Sequence[str]:
-    return [f"{shard}: {why}" for shard, why in list(outdated.items())[: checks.NAMED]]
+def names(shards: Collection[str]) -> str:
+    """The first shards, in the form that Dagster has for a selection of partitions: "a, b, c"."""
+    return ", ".join(islice(shards, LISTED))
+
+
+def _whys(outdated: dict[str, str]) -> list[str]:
+    return [f"{shard}: {why}" for shard, why in islice(outdated.items(), LISTED)]
