@@ -69,15 +69,16 @@ def answer(
     engine: Callable[[], Engine],
     *,
     context: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
 ) -> Iterator[Finished]:
     """Run the shards' generators to their end and yield their tables as they finish, in no particular order.
 
     `engine` is called at most once, and only when the ledger lacks an answer. `progress` is told (draws answered,
-    draws known to be needed). An answer of the ledger that a context smaller than `context` tokens cut is asked for
-    again; 0 leaves it be. What the engine has answered is in the ledger even when this raises.
+    draws known to be needed, who answered them: "120 asked, 35 from ledger"). An answer of the ledger that a context
+    smaller than `context` tokens cut is asked for again; 0 leaves it be. What the engine has answered is in the ledger
+    even when this raises.
     """
-    return _Pass(shards, ledger, progress or (lambda done, known: None), context).run(engine)
+    return _Pass(shards, ledger, progress or (lambda done, known, note: None), context).run(engine)
 
 
 class _Pass:
@@ -85,7 +86,7 @@ class _Pass:
         self,
         shards: Iterable[tuple[str, Build]],
         ledger: Ledger,
-        progress: Callable[[int, int], None],
+        progress: Callable[[int, int, str], None],
         context: int = 0,
     ) -> None:
         self._context = context
@@ -98,7 +99,8 @@ class _Pass:
         self._waiting: dict[bytes, list[_Shard]] = {}
         self._asked: dict[bytes, Request] = {}
         self._known = 0
-        self._done = 0
+        self._from_ledger = 0
+        self._answered = 0
         self._exhausted = False
 
     def run(self, engine: Callable[[], Engine]) -> Iterator[Finished]:
@@ -168,7 +170,7 @@ class _Pass:
             kept = {k: g for k, g in found.items() if not g.outgrown(wanted[k].sampling, self._context)}
             shard.generations.update(kept)
         shard.calls.from_ledger += len(shard.generations)
-        self._done += len(shard.generations)
+        self._from_ledger += len(shard.generations)
         self._known += len(shard.generations)
         for request in dict.fromkeys(shard.requests):
             missing = [d for d in request.draws if request.key(d) not in shard.generations]
@@ -185,7 +187,7 @@ class _Pass:
                 asked = replace(request, draws=draws)
                 self._asked.update((asked.key(draw), asked) for draw in draws)
                 self._queue.append(asked)
-        self._progress(self._done, self._known)
+        self._tell()
 
     def _take(self, result: Answer) -> None:
         if isinstance(result, Refusal):
@@ -216,8 +218,12 @@ class _Pass:
                 shard.waiting -= 1
                 if shard.waiting == 0:
                     self._advance(shard)
-        self._done += len(keys)
-        self._progress(self._done, self._known)
+        self._answered += len(keys)
+        self._tell()
+
+    def _tell(self) -> None:
+        note = f"{self._answered:,} asked, {self._from_ledger:,} from ledger"
+        self._progress(self._answered + self._from_ledger, self._known, note)
 
 
 def _runs(draws: Sequence[int]) -> Iterator[tuple[int, ...]]:

@@ -60,7 +60,7 @@ class Pass:
         path_of: Callable[[str], str],
         source_hashes: Mapping[str, str] | None = None,
         context: int = 0,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Callable[[int, int, str], None] | None = None,
         references: References | None = None,
     ) -> None:
         self.stage = stage

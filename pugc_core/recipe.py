@@ -176,10 +176,9 @@ def _read(path: Path, folders: Sequence[Path], seen: tuple[Path, ...]) -> dict[s
         raise RecipeError(f"recipe {path}: extends = {base!r} is not the name of one recipe", fix='extends = "tiny"')
     beside = path.parent / (base if base.endswith(".toml") else f"{base}.toml")
     base_path = beside if beside.is_file() and beside != path else _find(base, folders, path)
-    merged = _merge(_read(base_path, folders, (*seen, path)), data)
-    if "name" not in data:
-        merged["name"] = path.stem  # a base's name is its own
-    return merged
+    below = _read(base_path, folders, (*seen, path))
+    below.pop("about", None)  # a base's name and sentence are its own
+    return _merge(below, {"name": path.stem, **data})
 
 
 def _resolve_paths(data: dict[str, Any], folder: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import click
 from dagster._core.errors import DagsterExecutionInterruptedError
 
+from pugc_core import DEFAULT_RECIPE
 from pugc_core.errors import PugcError, SourceError, as_pugc_error
 from pugc_dagster.terminal import Formatter, echo
 
@@ -45,7 +46,7 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
 
 
-_recipe_option = click.option("--recipe", default="tiny", show_default=True, help="Name or path of a recipe.")
+_recipe_option = click.option("--recipe", default=DEFAULT_RECIPE, show_default=True, help="Name or path of a recipe.")
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
 
 
@@ -155,26 +156,28 @@ def status(recipe: str, as_json: bool) -> None:
 
 @main.command()
 @_recipe_option
+@click.option("--shards", "named", is_flag=True, help="Name the shards, by stage and reason.")
 @_json_option
-def stale(recipe: str, as_json: bool) -> None:
+def stale(recipe: str, named: bool, as_json: bool) -> None:
     """How many tables of each stage are out of date, and why."""
     from pugc_core.staleness import survey
     from pugc_dagster import console
 
     chosen, workspace = _load(recipe), _workspace()
-    console.stale(chosen, survey(chosen, chosen.stages(workspace.source), workspace), as_json=as_json)
+    console.stale(chosen, survey(chosen, chosen.stages(workspace.source), workspace), as_json=as_json, named=named)
 
 
 @main.command()
 @_recipe_option
+@click.option("--shard", "shards", multiple=True, metavar="S", help="Only this shard; may be given several times.")
 @_json_option
-def refresh(recipe: str, as_json: bool) -> None:
+def refresh(recipe: str, shards: tuple[str, ...], as_json: bool) -> None:
     """Make again what is out of date, and all that follows from it; nothing else, and no call twice."""
     from pugc_dagster import console, execute
 
     chosen = _load(recipe)
     with execute.instance() as instance, console.bars(enabled=not as_json):
-        before = execute.refresh(instance, chosen, _workspace())
+        before = execute.refresh(instance, chosen, _workspace(), shards)
     if not as_json:
         console.stale(chosen, before, as_json=False)
     console.status(chosen, _workspace(), as_json=as_json)
@@ -239,7 +242,7 @@ def demo() -> None:
     """The bundled sample through the whole chain with the bundled model, and a summary."""
     from pugc_dagster import console, execute
 
-    recipe = _load("tiny")
+    recipe = _load(DEFAULT_RECIPE)
     with execute.instance() as instance:
         execute.ingest(instance, _workspace(), [str(path) for path in console.samples()])
         with console.bars():

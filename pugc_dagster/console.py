@@ -22,6 +22,7 @@ from rich.text import Text
 from pugc_core import exports, progress, provenance, runs, storage, summary
 from pugc_core.errors import RecipeError, StorageError
 from pugc_core.measures import cut_off_share
+from pugc_core.models import Price
 from pugc_core.recipe import ROLES, Recipe
 from pugc_core.records import TABLES
 from pugc_core.staleness import Survey, reasons, survey
@@ -72,7 +73,7 @@ def bars(enabled: bool = True) -> Iterator[None]:
 
 def _line(state: progress.Progress) -> None:
     if state.done == state.total:
-        echo(f"{state.work}: {state.total} {state.note}".rstrip(), err=True)
+        echo(f"{state.work}: {state.total:,}{f' ({state.note})' if state.note else ''}", err=True)
 
 
 def status(recipe: Recipe, workspace: Workspace, *, as_json: bool, example: bool = False) -> None:
@@ -88,7 +89,8 @@ def status(recipe: Recipe, workspace: Workspace, *, as_json: bool, example: bool
     if any(calls["made"] or calls["from_ledger"] or calls["refused"] for calls in content["roles"].values()):
         _out.print(_calls_table(content["roles"]))
     elif content["roles"]:
-        _out.print("no model was asked in the last run: every table was there and up to date")
+        why = "" if content["out_of_date"] else ": every table was there and up to date"
+        _out.print(f"no model was asked in the last run{why}")
     if content["cut_off"]:
         _out.print(f"{content['cut_off']:.1%} of the responses were cut off by max_tokens ({recipe.responses.cut_off})")
     _print_rewards(content["rewards"])
@@ -124,7 +126,7 @@ def _status(recipe: Recipe, workspace: Workspace) -> dict[str, Any]:
         "recipe": recipe.name,
         "shards": len(shards),
         "stages": {stage: c._asdict() for stage, c in summary.funnel(store, recipe.name, shards).items()},
-        "roles": _by_role(last.get("stages", {})),
+        "roles": _by_role(recipe, last.get("stages", {})),
         "cut_off": cut_off_share(summary.measured(store, recipe.name, "responses", shards)),
         "rewards": dataclasses.asdict(shape) if shape else None,
         "out_of_date": _out_of_date(recipe, found),
@@ -140,6 +142,8 @@ def _out_of_date(recipe: Recipe, found: Survey) -> list[str]:
     if waiting:
         shown = ", ".join(waiting[:5]) + (" ..." if len(waiting) > 5 else "")
         lines.append(f"{len(waiting)} shards have tables missing ({shown}): pugc run --recipe {recipe.name}")
+    if unmade := [stage for stage in found.stages if found.total[stage] and not found.made[stage]]:
+        lines.append(f"not made yet: {', '.join(unmade)}: pugc run --recipe {recipe.name}")
     if stages := [stage for stage in found.stages if found.outdated(stage)]:
         lines.append(f"{stages[0]} {found.sentence(stages[0])}: pugc stale, pugc refresh --recipe {recipe.name}")
     return lines
@@ -156,13 +160,18 @@ def _print_failed(failed: Mapping[str, Mapping[str, str]]) -> None:
             _out.print(f"  and {len(whys) - _LISTED} more; --json lists them all")
 
 
-def _by_role(stages: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def _by_role(recipe: Recipe, stages: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Calls by role; with their cost, where the recipe has a price for the role's model."""
     roles: dict[str, dict[str, Any]] = {}
     for role in ROLES:
         for counts in (c for c in stages.values() if c["role"] == role):
             total = roles.setdefault(role, dict.fromkeys((k for k in counts if k != "role"), 0))
             for name in total:
                 total[name] += counts[name]
+        price = recipe.model(role).price
+        if role in roles and price != Price():
+            tokens = roles[role]["prompt_tokens"], roles[role]["completion_tokens"]
+            roles[role]["cost"] = round(price.cost(*tokens), 6)
     return roles
 
 
@@ -180,11 +189,17 @@ def _funnel_table(recipe: Recipe, stages: Mapping[str, Any]) -> Table:
 
 def _calls_table(roles: Mapping[str, Mapping[str, Any]]) -> Table:
     table = Table("role", title="model calls in the last run", title_justify="left")
-    for column in ("made", "from ledger", "prompt tokens", "completion tokens", "seconds"):
+    priced = any("cost" in calls for calls in roles.values())
+    for column in ("made", "from ledger", "prompt tokens", "completion tokens", "seconds", *(["cost"] * priced)):
         table.add_column(column, justify="right")
     for role, calls in roles.items():
         figures = (calls[k] for k in ("made", "from_ledger", "prompt_tokens", "completion_tokens"))
-        table.add_row(role, *(f"{n:,}" for n in figures), f"{calls['seconds']:.1f}")
+        cost = [f"{calls['cost']:,.4g}" if "cost" in calls else "no price"] * priced
+        table.add_row(role, *(f"{n:,}" for n in figures), f"{calls['seconds']:.1f}", *cost)
+    if priced:
+        table.add_section()
+        total = sum(calls.get("cost", 0) for calls in roles.values())
+        table.add_row("all", *[""] * 5, f"{total:,.4g}")
     return table
 
 
@@ -200,8 +215,8 @@ def _print_rewards(shape: Mapping[str, Any] | None) -> None:
         _out.print(f"  {band}  {'█' * round(40 * n / most):<40} {n}")
 
 
-def stale(recipe: Recipe, found: Survey, *, as_json: bool) -> None:
-    """Print what is out of date, stage by stage, and the command that mends it."""
+def stale(recipe: Recipe, found: Survey, *, as_json: bool, named: bool = False) -> None:
+    """Print what is out of date, stage by stage, and the command that mends it; `named`, with the names of shards."""
     if as_json:
         content = {
             stage: {
@@ -224,6 +239,12 @@ def stale(recipe: Recipe, found: Survey, *, as_json: bool) -> None:
         table.add_row(stage, *figures, Text(plain(reasons(whys.values()))))
     _out.print(table)
     _print_failed(found.failed)
+    for stage in summary.SHARDED if named else ():
+        by_reason: dict[str, list[str]] = {}
+        for shard, why in found.outdated(stage).items():
+            by_reason.setdefault(why, []).append(shard)
+        for why, shards in by_reason.items():
+            _out.print(f"{stage}, {why}: {', '.join(shards)}", soft_wrap=True, markup=False)
     if any(found.outdated(stage) for stage in found.stages):
         _out.print(f"mend it with: pugc refresh --recipe {recipe.name}")
 

@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from pugc_core.stages.ugc import Fields
 from pugc_core.staleness import Survey
 from pugc_core.summary import SHARDED
 from pugc_core.workspace import Workspace
-from pugc_dagster import definitions, history, project
+from pugc_dagster import definitions, history, project, recorded
 from pugc_dagster.partitions import partitions_name, stretches
 from pugc_dagster.stages.base import RECIPE_TAG, RUN_TAG
 
@@ -122,10 +122,7 @@ def run(
         raise RecipeError(f"no stage {to!r}; stages: {', '.join(order)}", fix="name one of them in --to")
     stages = order[: order.index(to) + 1] if to else order
     inbox = workspace.shards()
-    missing = [name for name in names if name not in inbox]
-    if missing:
-        known = ", ".join(sorted(inbox)) or "none"
-        raise SourceError(f"no shard {', '.join(missing)}; there are: {known}", fix="pugc ingest FILE")
+    _must_be_there(names, inbox)
     if not inbox:
         raise SourceError(
             f"there is no shard in {workspace.inbox}", fix="pugc ingest FILE (jsonl, csv, parquet or xml)"
@@ -136,10 +133,17 @@ def run(
     _run(found, recipe, workspace, stages, set(names or inbox), {})
 
 
+def _must_be_there(names: Iterable[str], inbox: Collection[str]) -> None:
+    if missing := [name for name in names if name not in inbox]:
+        known = ", ".join(sorted(inbox)) or "none"
+        raise SourceError(f"no shard {', '.join(missing)}; there are: {known}", fix="pugc ingest FILE")
+
+
 def refresh(
     found: dg.DagsterInstance,
     recipe: Recipe,
     workspace: Workspace,
+    names: Collection[str] = (),
     *,
     note: Callable[[str], object] = lambda line: None,
     parent: str | None = None,
@@ -147,19 +151,24 @@ def refresh(
     """Make again every table of the recipe that is there and out of date, with all that follows from it.
 
     Shards that were begun and not finished are finished, as far as others are; those never begun, a data set and
-    policies never made are left alone. Returns what was found before. `note` is told what is run, and the runs carry
-    the run `parent` in their tags. Raises what the stages raise; what is done by then stays done.
+    policies never made are left alone. With `names`, only these shards; while others are out of date, data set and
+    policies wait for them. Returns what was found before. `note` is told what is run, and the runs carry the run
+    `parent` in their tags. Raises what the stages raise; what is done by then stays done.
     """
+    _must_be_there(names, workspace.shards())
     before = staleness.survey(recipe, recipe.stages(workspace.source), workspace)
     stages, shards = staleness.to_refresh(before, SHARDED)
     rest = [name for name in before.stages if name not in SHARDED and before.made[name]]
+    if left := [shard for shard in shards if names and shard not in names]:
+        note(f"{len(left)} more shards are out of date and left as they are: {', '.join(left[:10])}")
+        shards, rest = [shard for shard in shards if shard in names], []
     if not shards:
         rest = [name for name in rest if before.outdated(name)]
     if not shards and not rest:
-        note("everything is up to date")
+        note("nothing to make again" if left else "everything is up to date")
         return before
     found.add_dynamic_partitions(partitions_name(), sorted(workspace.shards()))
-    if storage.exists(workspace.report(recipe.name)):
+    if not left and storage.exists(workspace.report(recipe.name)):
         rest.append("report")
     if shards:
         note("this run only waits; how far the work is stands in the runs tagged pugc/refresh with this run's id")
@@ -208,12 +217,13 @@ def _execute(found: dg.DagsterInstance, recipe: Recipe, stages: Sequence[str], t
     keys = defs.resolve_asset_graph().get_all_asset_keys()
     selection = [key for key in keys if key.path[1] in stages or "/".join(key.path[1:]) in stages]
     try:
-        defs.resolve_implicit_global_asset_job_def().execute_in_process(
-            instance=found,
-            asset_selection=selection,
-            tags={**tags, history.PROCESS_TAG: history.this_process()},
+        recorded.execute(
+            found,
+            defs.resolve_implicit_global_asset_job_def(),
+            selection,
+            {**tags, history.PROCESS_TAG: history.this_process()},
             # The terminal has bars, and the web UI has the log.
-            run_config={"loggers": {"console": {"config": {"log_level": os.environ.get("PUGC_LOG", "CRITICAL")}}}},
+            {"loggers": {"console": {"config": {"log_level": os.environ.get("PUGC_LOG", "CRITICAL")}}}},
         )
     except (KeyboardInterrupt, DagsterExecutionInterruptedError):
         history.cancel(found, {**tags, history.PROCESS_TAG: history.this_process()})

@@ -500,16 +500,17 @@ def test_each_shard_is_charged_for_what_it_was_first_to_ask(ledger: Ledger) -> N
 
 def test_progress_ends_with_all_done_and_never_goes_back(ledger: Ledger) -> None:
     ledger.add("m@1", [generation(ask("x"), 0, "stored")])
-    told: list[tuple[int, int]] = []
+    told: list[tuple[int, int, str]] = []
     shards = [
         ("a", build([ask("x", 0, 1), ask("long")], [ask("more")])),
         ("b", build([ask("x", 0, 1, 2)])),  # shares a draw that is in hand
         ("c", build([ask("x", 1)])),
     ]
     engine = AnyOrder(3, echo, refuse=lambda r, d: "no" * (r.messages[-1].content == "long"))
-    list(answer(iter(shards), ledger, lambda: engine, progress=lambda done, known: told.append((done, known))))
-    assert told[-1][0] == told[-1][1]
-    assert all(done <= known for done, known in told)
+    list(answer(iter(shards), ledger, lambda: engine, progress=lambda *state: told.append(state)))
+    # Six draws: x is asked 0, 1 and 2 (0 is stored and found by two shards), "long" is refused, "more" is asked.
+    assert told[-1] == (6, 6, "4 asked, 2 from ledger")
+    assert all(done <= known for done, known, _ in told)
     assert all(a[0] <= b[0] and a[1] <= b[1] for a, b in itertools.pairwise(told))
 
 

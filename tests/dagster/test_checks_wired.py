@@ -12,7 +12,7 @@ import dagster as dg
 import pytest
 
 from pugc_core import summary
-from pugc_core.errors import CheckFailed, PugcError
+from pugc_core.errors import CheckFailed
 from pugc_core.recipe import Recipe, load
 from pugc_core.workspace import Workspace
 from pugc_dagster import definitions, execute
@@ -184,12 +184,3 @@ def said_stale(project: Path) -> dict[str, Any]:
     workspace = Workspace(str(project / "data"))
     found = survey(recipe(), recipe().stages(workspace.source), workspace)
     return {stage: found.outdated(stage) for stage in found.stages if found.outdated(stage)}
-
-
-def test_a_run_for_a_recipe_that_vanished_says_so(project: Path, posts: Callable[..., Path]) -> None:
-    with execute.instance() as instance:
-        ingest(instance, posts("a"))
-        job = definitions.of(definitions.recipes()).resolve_job_def("refresh")
-        config = {"ops": {"what_is_out_of_date": {"config": {"recipe": "gone"}}}}
-        with pytest.raises(PugcError, match="no recipe 'gone'"):
-            job.execute_in_process(instance=instance, run_config=config)
