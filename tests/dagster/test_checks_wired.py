@@ -70,7 +70,9 @@ def test_a_judge_that_cannot_be_understood_stops_the_pairs(project: Path, posts:
             assert store.shards("scripted", "pairs") == []
         found = said(instance, "rewards")
         assert not found["parse_rate"].passed
-        assert "0.0% of the answers parsed, fewer than 50%: a/" in found["parse_rate"].description
+        words = found["parse_rate"].description
+        assert words.startswith("0.0% of the answers parsed, fewer than 50%; ")
+        assert "have no valid vote in their first draws and were not asked about again: a/" in words
         assert not found["votes_complete"].passed
         assert found["counts"].passed
 
