@@ -14,6 +14,7 @@ import pytest
 from pugc_core import summary
 from pugc_core.errors import CheckFailed, PugcError
 from pugc_core.recipe import Recipe, load
+from pugc_core.staleness import survey
 from pugc_core.workspace import Workspace
 from pugc_dagster import definitions, execute
 from pugc_dagster.project import recipe_folders
@@ -161,3 +162,21 @@ def test_a_run_for_a_recipe_that_vanished_says_so(project: Path, posts: Callable
         config = {"ops": {"what_is_out_of_date": {"config": {"recipe": "gone"}}}}
         with pytest.raises(PugcError, match="no recipe 'gone'"):
             job.execute_in_process(instance=instance, run_config=config)
+
+
+def test_random_references_are_drawn_over_the_shards_of_the_inbox(project: Path, posts: Callable[..., Path]) -> None:
+    """A shard whose file was taken out lends none any more: those judged by its posts are made again."""
+    change(project, '[rewards]\nreference = "random"\n')
+
+    def outdated() -> dict[str, str]:
+        workspace = execute.workspace()
+        return survey(recipe(), recipe().stages(workspace.source), workspace).outdated("rewards")
+
+    with execute.instance() as instance:
+        ingest(instance, posts("a", 20), posts("b", 20))
+        execute.run(instance, recipe(), execute.workspace(), to="rewards")
+        assert outdated() == {}
+        Path(execute.workspace().source("b")).unlink()
+        assert outdated() == {"a": "posts came or went, and with them its random references"}
+        execute.run(instance, recipe(), execute.workspace(), ["a"], to="rewards")
+        assert outdated() == {}
