@@ -107,6 +107,7 @@ _DIGIT = (
 _AROUND = r"[\s*_.,:;!\"'“”‘’`…—–-]*"
 _VALUE = re.compile(rf"{_DIGIT}{_AROUND}(?=$|\n|[A-Za-z(])", re.IGNORECASE)
 _VALUE_AT_END = re.compile(rf"{_DIGIT}{_AROUND}\Z", re.IGNORECASE)
+_BLANKS = re.compile(r"\s+")
 _LONGEST_SUFFIX = 3
 """Words that can still turn a digit into another number: "4 and a half", "4 out of 10"."""
 
@@ -122,7 +123,8 @@ def parse(answer: str, *, cut_off: bool = False) -> int | None:
     Of a `cut_off` answer a score counts only behind `[RESULT]`, and only when its line has ended or more words follow
     than could still change it: "[RESULT] 4" might have become 4.5 or "4 out of 10".
     """
-    text = unmarked(answer)
+    # In runs of blanks, which models that ramble do write, the patterns below would search for minutes.
+    text = _BLANKS.sub(lambda run: "\n" if "\n" in run.group() else " ", unmarked(answer))
     if markers := list(_MARKER.finditer(text)):
         match = _VALUE.match(text, markers[-1].end())
         if match and cut_off and not _settled(text[match.end(1) :]):

@@ -1,6 +1,7 @@
 """Prompts: wordings, wire markers, parsers, users' prompt files, and users' text that never becomes control."""
 
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -326,6 +327,18 @@ def test_what_follows_a_vote_never_changes_it(score: int, end: str, after: str) 
 def test_a_vote_is_in_range_whatever_comes(text: str) -> None:
     assert rewards.parse(text) in {None, 1, 2, 3, 4, 5}
     assert rewards.parse(text, cut_off=True) in {None, rewards.parse(text)}
+
+
+def test_a_judge_that_rambles_is_read_in_no_time() -> None:
+    begun = time.process_time()
+    for run in (" " * 4000, "\n" * 4000, "*" * 4000, ". " * 2000, "- " * 2000, "score: " * 600, "`" * 4000):
+        for before in ("[RESULT] 4", "[RESULT]", "Score: 4", "Score", ""):
+            rewards.parse(f"{before}{run}%")
+            quality.parse(f"{before}{run}%")
+        for text in (run, f"I'm sorry{run}", f"the text{run}", f"what{run} does the author"):
+            instructions.refuses(instructions.parse(text + "x"))
+            instructions.refers_to_context(text + "x")
+    assert time.process_time() - begun < 5
 
 
 def test_the_prompt_itself_holds_no_vote() -> None:

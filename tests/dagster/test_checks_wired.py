@@ -14,6 +14,7 @@ import pytest
 from pugc_core import summary
 from pugc_core.errors import CheckFailed
 from pugc_core.recipe import Recipe, load
+from pugc_core.staleness import survey
 from pugc_core.workspace import Workspace
 from pugc_dagster import definitions, execute
 from pugc_dagster.project import recipe_folders
@@ -70,7 +71,9 @@ def test_a_judge_that_cannot_be_understood_stops_the_pairs(project: Path, posts:
             assert store.shards("scripted", "pairs") == []
         found = said(instance, "rewards")
         assert not found["parse_rate"].passed
-        assert "0.0% of the answers parsed, fewer than 50%: a/" in found["parse_rate"].description
+        words = found["parse_rate"].description
+        assert words.startswith("0.0% of the answers parsed, fewer than 50%; ")
+        assert "have no valid vote in their first draws and were not asked about again: a/" in words
         assert not found["votes_complete"].passed
         assert found["counts"].passed
 
@@ -184,3 +187,21 @@ def said_stale(project: Path) -> dict[str, Any]:
     workspace = Workspace(str(project / "data"))
     found = survey(recipe(), recipe().stages(workspace.source), workspace)
     return {stage: found.outdated(stage) for stage in found.stages if found.outdated(stage)}
+
+
+def test_random_references_are_drawn_over_the_shards_of_the_inbox(project: Path, posts: Callable[..., Path]) -> None:
+    """A shard whose file was taken out lends none any more: those judged by its posts are made again."""
+    change(project, '[rewards]\nreference = "random"\n')
+
+    def outdated() -> dict[str, str]:
+        workspace = execute.workspace()
+        return survey(recipe(), recipe().stages(workspace.source), workspace).outdated("rewards")
+
+    with execute.instance() as instance:
+        ingest(instance, posts("a", 20), posts("b", 20))
+        execute.run(instance, recipe(), execute.workspace(), to="rewards")
+        assert outdated() == {}
+        Path(execute.workspace().source("b")).unlink()
+        assert outdated() == {"a": "posts came or went, and with them its random references"}
+        execute.run(instance, recipe(), execute.workspace(), ["a"], to="rewards")
+        assert outdated() == {}
