@@ -82,7 +82,9 @@ def test_lora_trains_little_and_is_merged(objective: str, start: str, tmp_path: 
     from safetensors import safe_open
 
     config = SMALL.model_copy(update={"lora": Lora(rank=4)})
-    summary = train(dataset(tmp_path / "data", pairs(9)), start, tmp_path / "policy", objective, config)
+    summary = train(dataset(tmp_path / "data", pairs(9), pairs(2)), start, tmp_path / "policy", objective, config)
+    assert summary.curve[0]["learning_rate"] == pytest.approx(10 * 5e-3)
+    assert summary.held_out["margin"].low > 0  # against the start without its matrices, or it would be 0
     assert summary.final["margin"] > summary.curve[0]["margin"]
     with (
         safe_open(tmp_path / "policy" / "model.safetensors", "pt") as saved,

@@ -18,9 +18,9 @@ class Kto(Loss):
 
     p is the policy, q the frozen start model, w and l a chosen and a rejected answer, each a row of its own: a pair
     gives two, in an order drawn from the seed. z estimates how far the policy has moved, from the answers of the same
-    batch shifted by one, on all devices: `device_batch_size` pairs each. The logged margin is the difference of the
-    mean rewards; with no pairs in training there is no accuracy. Held-out answers are measured in pairs again, with one
-    z for all of them.
+    batch shifted by one, `device_batch_size` pairs on each device. The logged margin is the difference of the mean
+    rewards; with no pairs in training there is no accuracy. Held-out answers are measured in pairs again, with one z
+    for all of them.
     Defaults: learning_rate 5e-7, beta 0.01 (our DPO's), weights 1. The paper states no training numbers.
     """
 
