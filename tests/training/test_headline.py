@@ -94,3 +94,12 @@ def test_progress_names_training_pairs_and_ends_with_the_held_out_ones(monkeypat
         policy._train(silent, recipe.load("tiny"), "dpo", SimpleNamespace(dataset=lambda _: "d"), "out")  # type: ignore[arg-type]
     assert [(told.done, told.note) for told in said if told.done == told.total] == [(8, SUMMARY.headline)]
     assert all(told.note.startswith("training pairs: ") for told in said if told.done < told.total)
+
+
+def test_a_policy_of_the_code_before_is_out_of_date() -> None:
+    from pugc_core import recipe
+    from pugc_core.training import lineage
+
+    now = lineage.wanted(recipe.load("tiny"), "dpo", "content")
+    assert lineage.same(now, now)
+    assert not lineage.same({name: value for name, value in now.items() if name != "version"}, now)
