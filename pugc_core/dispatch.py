@@ -68,14 +68,16 @@ def answer(
     ledger: Ledger,
     engine: Callable[[], Engine],
     *,
+    context: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Finished]:
     """Run the shards' generators to their end and yield their tables as they finish, in no particular order.
 
     `engine` is called at most once, and only when the ledger lacks an answer. `progress` is told (draws answered,
-    draws known to be needed). What the engine has answered is in the ledger even when this raises.
+    draws known to be needed). An answer of the ledger that a context smaller than `context` tokens cut is asked for
+    again; 0 leaves it be. What the engine has answered is in the ledger even when this raises.
     """
-    return _Pass(shards, ledger, progress or (lambda done, known: None)).run(engine)
+    return _Pass(shards, ledger, progress or (lambda done, known: None), context).run(engine)
 
 
 class _Pass:
@@ -84,7 +86,9 @@ class _Pass:
         shards: Iterable[tuple[str, Build]],
         ledger: Ledger,
         progress: Callable[[int, int], None],
+        context: int = 0,
     ) -> None:
+        self._context = context
         self._source = iter(shards)
         self._ledger = ledger
         self._progress = progress
@@ -163,7 +167,9 @@ class _Pass:
         models = {request.model for request in shard.requests}
         for model in models:
             keys = [key for key, request in wanted.items() if request.model == model]
-            shard.generations.update(self._ledger.find(model, keys))
+            found = self._ledger.find(model, keys)
+            kept = {k: g for k, g in found.items() if not g.outgrown(wanted[k].sampling, self._context)}
+            shard.generations.update(kept)
         shard.calls.from_ledger += len(shard.generations)
         self._done += len(shard.generations)
         self._known += len(shard.generations)
@@ -191,6 +197,8 @@ class _Pass:
             keys = [result.key]
         if any(key not in self._waiting for key in keys):
             raise EngineError(f"the engine answered a draw nobody asked for ({keys[0].hex()[:12]})")
+        if isinstance(result, Generation) and self._context:
+            result = replace(result, context=self._context)
         request = self._asked[keys[0]]
         calls = self._waiting[keys[0]][0].calls  # who asked first pays
         if isinstance(result, Refusal):

@@ -33,7 +33,8 @@ class Pass:
     """One pass of `stage` over `shards` for the recipe named `recipe`.
 
     `inputs` are the tables it reads; stage `ugc` reads its shard's source file, which `path_of` finds; its content hash
-    is taken from `source_hashes` where it is known. Iterating
+    is taken from `source_hashes` where it is known. `context` is the context of the stage's model in tokens, 0 where it
+    is not known: answers that a smaller one cut are asked for again. Iterating
     yields each shard as soon as it is finished. A shard that fails does not stop the others; when all are through,
     one error tells of those that failed.
     """
@@ -50,6 +51,7 @@ class Pass:
         engine: Callable[[], Engine],
         path_of: Callable[[str], str],
         source_hashes: Mapping[str, str] | None = None,
+        context: int = 0,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self.stage = stage
@@ -62,6 +64,7 @@ class Pass:
         self._engine = engine
         self._path_of = path_of
         self._source_hashes = source_hashes or {}
+        self._context = context
         self._progress = progress
 
     def __iter__(self) -> Iterator[Made]:
@@ -80,7 +83,8 @@ class Pass:
             else:
                 stale[shard] = hashes
         builds = ((shard, self._build(shard)) for shard in stale)
-        for shard, result, calls in answer(builds, self._ledger, self._engine, progress=self._progress):
+        answers = answer(builds, self._ledger, self._engine, context=self._context, progress=self._progress)
+        for shard, result, calls in answers:
             self.calls.add(calls)
             if isinstance(result, PugcError):
                 failed[shard] = result

@@ -188,8 +188,9 @@ def _resolve_paths(data: dict[str, Any], folder: Path) -> None:
             table["prompt"] = str((folder / table["prompt"]).resolve())
     models = data.get("models")
     for model in models.values() if isinstance(models, dict) else ():
-        if isinstance(model, dict) and str(model.get("id", "")).startswith(("./", "../")):
-            model["id"] = str((folder / model["id"]).resolve())
+        for key in ("id", "adapter") if isinstance(model, dict) else ():
+            if str(model.get(key, "")).startswith(("./", "../")):
+                model[key] = str((folder / model[key]).resolve())
 
 
 def _merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:

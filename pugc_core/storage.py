@@ -96,6 +96,21 @@ def delete(path: str) -> None:
         fs.rm_file(inner)
 
 
+def move(path: str, target: str) -> None:
+    """Move a file to another place in the same file system. Raises FileNotFoundError when there is none, StorageError
+    when it cannot be moved."""
+    fs, inner = filesystem(path)
+    place = filesystem(target)[1]
+    try:
+        if isinstance(fs, LocalFileSystem):
+            Path(place).parent.mkdir(parents=True, exist_ok=True)
+        fs.mv(inner, place)
+    except FileNotFoundError:
+        raise
+    except Exception as err:
+        raise StorageError(f"cannot move {path}: {_words(err)}", fix=_advice(err)) from err
+
+
 def names(folder: str, suffix: str = "") -> list[str]:
     """Names of the files directly in a folder that end in `suffix`, sorted; empty when there is no such folder."""
     return list(signatures(folder, suffix))

@@ -89,6 +89,16 @@ class Generation:
     completion_tokens: int
     seed: int
     engine: str
+    context: int = 0
+    """Context in tokens that it was made under; 0 where nobody wrote it down."""
+
+    def outgrown(self, sampling: Sampling, context: int) -> bool:
+        """Whether a full context cut it, and `context` is a larger one, so that it is worth asking again."""
+        if self.finish_reason != "length" or self.completion_tokens >= sampling.max_tokens:
+            return False
+        if not self.context and self.engine.startswith("endpoint"):
+            return False  # its server's context, which no setting here enlarges
+        return max(self.context, self.prompt_tokens + self.completion_tokens) < context
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +107,7 @@ class Refusal:
 
     request: Request
     reason: str
-    """A drop reason such as "prompt_too_long"."""
+    """A drop reason: "prompt_too_long", "no_room_for_answer" (the prompt fits, the answer does not), "no_content"."""
 
 
 Answer = Generation | Refusal
@@ -113,6 +123,26 @@ class Engine(Protocol):
     def generate(self, requests: Iterable[Request | None]) -> Iterator[Answer | None]: ...
 
     def close(self) -> None: ...
+
+
+def folded(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """A leading system text put before the first user text, for chat formats without a place for it."""
+    if len(messages) < 2 or messages[0].role != "system":
+        return tuple(messages)
+    system, first, *rest = messages
+    return (Message(first.role, f"{system.content}\n{first.content}"), *rest)
+
+
+def refusal(request: Request, prompt_tokens: int, limit: int) -> Refusal | None:
+    """Why a prompt is not asked of a model with a context of `limit` tokens; None where it is.
+
+    Room is kept for the longest answer, `max_tokens`, as servers keep it, so that a full context cuts no answer; but
+    for half of the context at most, else a generous `max_tokens` would refuse every prompt.
+    """
+    room = min(request.sampling.max_tokens, limit // 2)
+    if prompt_tokens + room <= limit:
+        return None
+    return Refusal(request, "prompt_too_long" if prompt_tokens >= limit else "no_room_for_answer")
 
 
 def serve(

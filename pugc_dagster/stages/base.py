@@ -13,6 +13,7 @@ from pugc_core.checks import Tables, gate
 from pugc_core.config import digest
 from pugc_core.dispatch import Calls
 from pugc_core.engines import EngineHost
+from pugc_core.engines.pins import pinned
 from pugc_core.errors import PugcError, StorageError
 from pugc_core.ledger import Ledger
 from pugc_core.models import Price
@@ -149,6 +150,7 @@ def stream(context: dg.AssetExecutionContext, seen: Seen, names: Sequence[str], 
     stage, recipe, workspace = seen.stage, seen.recipe, seen.workspace
     ledger: Ledger = context.resources.ledger
     host: EngineHost = context.resources.engines
+    model = recipe.model(stage.role or "policy")
     work = Pass(
         stage,
         recipe.name,
@@ -156,7 +158,8 @@ def stream(context: dg.AssetExecutionContext, seen: Seen, names: Sequence[str], 
         inputs,
         store=workspace.store,
         ledger=ledger,
-        engine=lambda: host.engine(recipe.model(stage.role or "policy")),
+        engine=lambda: host.engine(pinned(model, ledger.root)),
+        context=model.context,
         path_of=workspace.source,
         source_hashes=workspace.source_hashes() if stage.name == "ugc" else {},
         progress=Reporter(f"{recipe.name} {stage.name}", context.log.info),

@@ -13,6 +13,7 @@ import dagster as dg
 from pugc_core import plots
 from pugc_core.config import digest
 from pugc_core.engines import EngineHost
+from pugc_core.engines.pins import pinned
 from pugc_core.errors import TrainingError
 from pugc_core.models import ModelSpec
 from pugc_core.progress import Reporter
@@ -136,7 +137,7 @@ def _train(
     ) as session:
         summary = run(
             dataset=workspace.dataset(recipe.name),
-            start=start_of(recipe.model("policy")),
+            start=start_of(pinned(recipe.model("policy"), workspace.ledger)),
             objective=objective,
             config=recipe.training,
             out=str(out),
@@ -156,6 +157,11 @@ def start_of(model: ModelSpec) -> str:
         raise TrainingError(
             "the role policy is played by a script, which has no weights to train",
             fix="pugc run --to dataset, or give the role policy a model",
+        )
+    if model.adapter is not None:
+        raise TrainingError(
+            f"the role policy is played by {model.id} with an adapter, and training starts from whole models",
+            fix="merge the adapter into the model (peft's merge_and_unload), and name the folder of the result as id",
         )
     return f"{model.location}@{model.revision}" if model.revision and not model.local else model.location
 

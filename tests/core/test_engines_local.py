@@ -204,7 +204,7 @@ def test_a_prompt_that_is_too_long_is_refused_and_the_others_are_answered(engine
 
 
 def test_an_answer_may_fill_the_context_but_not_pass_it(engine: Engine) -> None:
-    request = ask("x" * 440, Sampling(temperature=0.9, max_tokens=4 * LIMIT))
+    request = ask("x" * 240, Sampling(temperature=0.9, max_tokens=4 * LIMIT))
     (answer,) = answers(engine, [request]).values()
     assert answer.prompt_tokens + answer.completion_tokens <= LIMIT
 
@@ -315,10 +315,10 @@ def test_a_frequency_penalty_counts_the_answer_and_not_the_prompt(local: Engine)
 
 
 def test_nor_on_a_long_neighbour_that_leaves_little_room(local: Engine) -> None:
-    free = Sampling(temperature=0.9, max_tokens=60, regex="[a-d]{200}")
-    short, long = ask("short", free), ask("x" * 460, free)
+    free = Sampling(temperature=0.9, max_tokens=300, regex="[a-d]{400}")
+    short, long = ask("short", free), ask("x" * 240, free)
     (alone,) = answers(local, [short]).values()
-    assert alone.completion_tokens == 60
+    assert alone.completion_tokens == 300
     together = answers(local, [long, short])
     assert together[short.key(0)] == alone
     filled = together[long.key(0)]
@@ -345,7 +345,7 @@ def test_a_shorter_context_may_be_set(folder: Path) -> None:
     engine = direct(folder, max_model_len=64)
     long, short = ask("x" * 60), ask("x", Sampling(max_tokens=200))
     found = list(engine.generate([long, short]))
-    assert [a.reason for a in found if isinstance(a, Refusal)] == ["prompt_too_long"]
+    assert [a.reason for a in found if isinstance(a, Refusal)] == ["no_room_for_answer"]
     assert [a.prompt_tokens + a.completion_tokens <= 64 for a in found if isinstance(a, Generation)] == [True]
 
 

@@ -161,6 +161,7 @@ class Chain:
             ledger=ledger,
             engine=lazily,
             path_of=self.workspace.source,
+            context=self.recipe.model(stage.role or "policy").context,
         )
         try:
             for shard, frame, footer, _ in work:
