@@ -22,8 +22,8 @@ NEUTRAL: Mapping[str, float] = {
     "frequency_penalty": 0.0,
     "presence_penalty": 0.0,
 }
-"""Settings that change nothing, by the fields that servers fill in from a model's generation_config where they are
-missing: vLLM 0.32.0 and SGLang these six and the temperature, llama.cpp its own top_k and min_p."""
+"""Settings that change nothing, by the fields that vLLM's server (0.32.0) fills in from the model's generation_config
+where they are missing, beside the temperature; others put defaults of their own there."""
 _LARGEST = 2**31 - 1
 # How servers say that a prompt does not fit; searched only where the status puts the blame on the request.
 _TOO_LONG = re.compile(

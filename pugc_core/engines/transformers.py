@@ -284,7 +284,7 @@ def chat_tokenizer(spec: ModelSpec) -> Any:
         )
     except (OSError, ValueError) as err:
         raise ModelNotFound(
-            f"no model {spec.id}: {str(err).splitlines()[0]}",
+            f"no model {spec.id}{f' at {spec.revision}' if spec.revision else ''}: {str(err).splitlines()[0]}",
             fix="check the id in [models.*] of the recipe; offline, give the folder of a downloaded model",
         ) from err
     if tokenizer.chat_template is None:

@@ -45,7 +45,7 @@ class Quality:
     @property
     def fingerprint(self) -> Mapping[str, str]:
         return {
-            "version": "1",
+            "version": "2",
             "prompt": self.prompt.fingerprint,
             "parser": str(contract.PARSER_VERSION),
             "model": self.model,

@@ -447,11 +447,16 @@ def test_an_adapter_is_put_on_the_model(folder: Path, adapter: Path, local: Engi
 @pytest.mark.skipif(not HAS_VLLM, reason="vllm is not installed")
 def test_vllm_puts_the_adapter_on_too(folder: Path, adapter: Path, vllm: Engine) -> None:
     asked = [ask(f"Say {i}", GREEDY) for i in range(3)]
+
+    def whole(engine: Engine) -> list[str]:
+        # vLLM gives no half character at the end of a cut answer.
+        return [text.rstrip("\N{REPLACEMENT CHARACTER}") for (text,) in texts(engine, *asked)]
+
     spec = ModelSpec(id=str(folder), engine="vllm", adapter=str(adapter), options={"kv_cache_memory_bytes": 64 << 20})
     engine = open_engine(spec)
     try:
-        assert texts(engine, *asked) == texts(direct(folder, adapter=str(adapter)), *asked)
-        assert texts(engine, *asked) != texts(vllm, *asked)
+        assert whole(engine) == whole(direct(folder, adapter=str(adapter)))
+        assert whole(engine) != whole(vllm)
     finally:
         engine.close()
 

@@ -14,6 +14,7 @@ from pugc_core.engines.pins import FILE, pinned
 from pugc_core.errors import ModelNotFound, RecipeError, StorageError
 from pugc_core.ledger import folder_of
 from pugc_core.models import UNBOUNDED, ModelSpec
+from pugc_core.recipe import load
 
 _clock = itertools.count(1_000_000_000_000_000_000, 1_000_000_000)
 
@@ -145,6 +146,12 @@ def test_every_setting_that_shapes_answers_is_part_of_it(folder: Path, tmp_path:
 def test_a_folder_without_an_adapter(folder: Path) -> None:
     with pytest.raises(ModelNotFound, match="no adapter in"):
         identity(folder, adapter=str(folder))
+
+
+def test_an_adapter_lies_beside_its_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('extends = "tiny"\n[models.tiny]\nadapter = "./judge"\n')
+    assert load(str(path)).model("policy").adapter == str(tmp_path / "judge")
 
 
 def test_an_adapter_is_for_local_engines() -> None:

@@ -13,8 +13,11 @@ import pytest
 from click.testing import CliRunner, Result
 from sqlalchemy.exc import OperationalError
 
+from pugc_core.errors import TrainingError
+from pugc_core.models import ModelSpec
 from pugc_dagster import history
 from pugc_dagster.cli import main
+from pugc_dagster.stages.policy import start_of
 
 
 def pugc(*words: object, code: int = 0) -> Result:
@@ -160,6 +163,12 @@ def test_a_scripted_policy_cannot_be_trained(made: Path) -> None:
     output = pugc("run", "--recipe", "scripted", code=1).output
     assert "no weights to train" in output
     assert "--to dataset" in output
+
+
+def test_a_policy_with_an_adapter_is_not_trained_without_it() -> None:
+    with pytest.raises(TrainingError, match="with an adapter"):
+        start_of(ModelSpec(id="org/model", adapter="/adapter"))
+    assert start_of(ModelSpec(id="org/model", revision="abc")) == "org/model@abc"
 
 
 def test_a_model_that_does_not_exist(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
