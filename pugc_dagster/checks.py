@@ -48,7 +48,6 @@ def results(key: dg.AssetKey, tables: checks.Tables) -> Iterator[dg.AssetCheckRe
 
 def of_survey(key: dg.AssetKey, stage: str, survey: Survey) -> Iterator[dg.AssetCheckResult]:
     """What is to be said of a stage's tables without looking into them."""
-    yield up_to_date(key, stage, survey)
     if stage in SHARDED:
         failed = survey.failed.get(stage, {})
         words = f"{len(failed)} of {survey.total[stage]} shards could not be made: {'; '.join(_first(failed))}"
@@ -59,6 +58,7 @@ def of_survey(key: dg.AssetKey, stage: str, survey: Survey) -> Iterator[dg.Asset
             description=words if failed else f"{survey.made[stage]} shards are made",
             metadata={"failed": dg.MetadataValue.json(dict(list(failed.items())[:LISTED]))} if failed else None,
         )
+    yield up_to_date(key, stage, survey)
 
 
 def up_to_date(key: dg.AssetKey, stage: str, survey: Survey) -> dg.AssetCheckResult:
