@@ -3,6 +3,7 @@
 import contextlib
 import time
 import traceback
+import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -51,6 +52,15 @@ def key(recipe: Recipe, *path: str) -> dg.AssetKey:
     return dg.AssetKey([recipe.group, *path])
 
 
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Backfill policies have been "beta" for two years, and each asset would say so at every start."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=dg.BetaWarning, message=".*backfill_policy.*")
+        yield
+
+
+@_quietly()
 def stage_asset(recipe: Recipe, stage: Stage, sentence: str, *, kinds: Sequence[str] = ()) -> dg.AssetsDefinition:
     """The asset of a partitioned stage. `sentence` says in the users' words what it is; the web UI shows it."""
 

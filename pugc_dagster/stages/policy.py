@@ -127,6 +127,11 @@ def _up_to_date(asset: dg.AssetKey, recipe: Recipe, name: str, workspace: Worksp
     return checks.up_to_date(asset, name, survey(recipe, recipe.stages(workspace.source), workspace))
 
 
+class _OneWriter(dg.PipesTempFileMessageReader):
+    expected_writer_count = 1
+    """Dagster's own says the same, with a warning in the log of every training that it is in preview."""
+
+
 def _train(
     context: dg.AssetExecutionContext, recipe: Recipe, objective: str, workspace: Workspace, out: Path
 ) -> Summary:
@@ -142,7 +147,7 @@ def _train(
     with dg.open_pipes_session(
         context=context,
         context_injector=dg.PipesTempFileContextInjector(),
-        message_reader=dg.PipesTempFileMessageReader(),
+        message_reader=_OneWriter(),
     ) as session:
         summary = run(
             dataset=workspace.dataset(recipe.name),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from pugc_core.tables import Store
 from pugc_core.workspace import Workspace
 from pugc_dagster import definitions, execute, history
 from pugc_dagster.project import data_root, recipe_folders
+from pugc_dagster.stages import policy
 
 CHAIN = ["ugc", "quality", "instructions", "relevance", "responses", "rewards", "pairs", "dataset"]
 
@@ -295,3 +297,15 @@ def test_data_may_lie_on_another_file_system(
     assert not (project / "data").exists()
     assert storage.names("memory://elsewhere/pugc/tables/scripted/pairs") == ["a.parquet"]
     assert storage.exists("memory://elsewhere/pugc/datasets/scripted/train.parquet")
+
+
+def test_people_are_spared_what_dagster_says_about_itself(project: Path) -> None:
+    """Where we use what it calls beta or preview; what others use may still warn."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        definitions.defs().resolve_asset_graph()
+        ours = policy._OneWriter().expected_writer_count
+        assert [w.category for w in said if issubclass(w.category, dg.PreviewWarning | dg.BetaWarning)] == []
+        assert ours == dg.PipesTempFileMessageReader().expected_writer_count
+        dg.asset(backfill_policy=dg.BackfillPolicy.single_run())
+        assert {dg.BetaWarning, dg.PreviewWarning} <= {w.category for w in said}  # nothing is silenced elsewhere
