@@ -44,7 +44,7 @@ def sides(recipe: Recipe, workspace: Workspace, names: Sequence[str] = ()) -> li
         raise RecipeError(
             f"recipe {recipe.name} has no policy {', '.join(unknown)}", fix=f"name one of {', '.join(known)}"
         )
-    trained = [name for name in known[1:] if lineage.recorded(workspace.policy(recipe.name, name))]
+    trained = [name for name in known[1:] if lineage.recorded(workspace.policy(recipe.name, name)) is not None]
     wanted = list(dict.fromkeys(names)) or [START, *trained]
     for name in wanted:
         if name != START and name not in trained:
