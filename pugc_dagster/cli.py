@@ -200,6 +200,34 @@ def pair(pair_id: str, recipe: str, as_json: bool) -> None:
     console.pair(_load(recipe), _workspace(), pair_id, as_json=as_json)
 
 
+_policy_option = click.option(
+    "--policy", "policies", multiple=True, metavar="P", help="start, or an objective; all that are trained, by default."
+)
+
+
+@main.command()
+@click.argument("question")
+@_recipe_option
+@_policy_option
+@click.option("--draws", type=click.IntRange(1, 64), default=1, show_default=True, help="Answers of each.")
+@_json_option
+def sample(question: str, recipe: str, policies: tuple[str, ...], draws: int, as_json: bool) -> None:
+    """Ask the start model and the trained policies the same QUESTION; their answers stand side by side."""
+    from pugc_dagster import talking
+
+    talking.sample(_load(recipe), _workspace(), question, policies, draws, as_json=as_json)
+
+
+@main.command()
+@_recipe_option
+@_policy_option
+def chat(recipe: str, policies: tuple[str, ...]) -> None:
+    """Talk to the start model and the trained policies, side by side; each remembers what it said."""
+    from pugc_dagster import talking
+
+    talking.chat(_load(recipe), _workspace(), policies)
+
+
 @main.command()
 @click.argument("target", type=click.Path(path_type=Path))
 @_recipe_option

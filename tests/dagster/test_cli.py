@@ -81,6 +81,38 @@ def test_status_for_people(made: Path) -> None:
         assert word in text
 
 
+def test_status_claims_nothing_for_tables_that_are_not_there(project: Path, posts: Callable[..., Path]) -> None:
+    pugc("ingest", posts("a"))
+    pugc("run", "--recipe", "scripted", "--to", "relevance")
+    output = pugc("run", "--recipe", "scripted", "--to", "relevance").output
+    assert "no model was asked in the last run" in output
+    assert "up to date" not in output
+    assert "not made yet: responses, rewards, pairs, dataset, policy/dpo, policy/simpo" in output
+    pugc("run", "--recipe", "scripted", "--to", "dataset")
+    pugc("ingest", posts("b"))
+    output = pugc("run", "--recipe", "scripted", "--to", "dataset", "--shard", "a").output
+    assert "1 shards have tables missing (b)" in output
+    assert "up to date" not in output
+
+
+def test_status_shows_what_the_calls_cost(made: Path) -> None:
+    file = made / "recipes" / "scripted.toml"
+    assert "cost" not in pugc("status", "--recipe", "scripted").output
+    file.write_text(
+        file.read_text()
+        + '[models.judge]\nid = "judge"\nengine = "scripted"\nprice = { prompt = 2.0, completion = 6.0 }\n'
+        '[roles]\nreward_judge = "judge"\n'
+    )
+    roles = json.loads(pugc("status", "--recipe", "scripted", "--json").output)["roles"]
+    judge = roles["reward_judge"]
+    assert judge["cost"] == pytest.approx((2 * judge["prompt_tokens"] + 6 * judge["completion_tokens"]) / 1e6)
+    assert judge["cost"] > 0
+    assert "cost" not in roles["instructor"]
+    output = pugc("status", "--recipe", "scripted").output
+    assert "cost" in output
+    assert "no price" in output
+
+
 def test_status_before_the_first_run(project: Path) -> None:
     assert "pugc run --recipe scripted" in pugc("status", "--recipe", "scripted").output
     assert json.loads(pugc("status", "--recipe", "scripted", "--json").output)["stages"] == {}
