@@ -117,8 +117,12 @@ UGC = _table(
         ("created_at", pl.String(), "when it was written, as the source says"),
         ("lang", pl.String(), "language code, as the source says"),
         ("thread", pl.String(), "conversation it belongs to, as the source names it; null where it has none"),
-        ("n_chars", pl.Int64(), "characters of the normalised text"),
-        ("detail", pl.String(), "for a broken row: what is wrong with it"),
+        ("kind", pl.String(), "what it is, as the source says: question, answer, review ..."),
+        ("tags", pl.List(pl.String()), "its tags; of an answer, its question's"),
+        ("score", pl.Float64(), "votes or rating, as the source says"),
+        ("accepted", pl.Boolean(), "whether the question's author accepted the answer; null where nobody says"),
+        ("n_chars", pl.Int64(), "characters of the normalised text; of one that was cut before, of what was left"),
+        ("detail", pl.String(), "for a dropped row: what is wrong with it"),
     ],
 )
 QUALITY = _table(

@@ -6,9 +6,10 @@ import contextlib
 import errno
 import os
 import re
+import stat
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,14 +47,14 @@ def write(path: str, data: bytes) -> None:
     fs, inner = filesystem(path)
     try:
         if isinstance(fs, LocalFileSystem):
-            _write_local(Path(inner), data)
+            _write_local(Path(inner), [data])
         else:
             fs.pipe_file(inner, data)
     except Exception as err:  # drivers of object stores have errors of their own beside OSError
         raise StorageError(f"cannot write {path}: {_words(err)}", fix=_advice(err)) from err
 
 
-def _write_local(target: Path, data: bytes) -> None:
+def _write_local(target: Path, blocks: Iterable[bytes]) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.parent not in _swept:  # once per process
         _swept.add(target.parent)
@@ -61,7 +62,7 @@ def _write_local(target: Path, data: bytes) -> None:
     temporary = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
     try:
         with temporary.open("wb") as handle:
-            handle.write(data)
+            handle.writelines(blocks)
             handle.flush()
             os.fsync(handle.fileno())
         temporary.replace(target)
@@ -129,6 +130,55 @@ def move(path: str, target: str) -> None:
         raise
     except Exception as err:
         raise StorageError(f"cannot move {path}: {_words(err)}", fix=_advice(err)) from err
+
+
+def irregular(path: str) -> str | None:
+    """What stands at a local path if it is no ordinary file, such as "a named pipe"; None for files and for nothing."""
+    fs, inner = filesystem(path)
+    if not isinstance(fs, LocalFileSystem):
+        return None
+    try:
+        mode = os.stat(inner).st_mode
+    except OSError:
+        return "a link to nothing" if os.path.islink(inner) else None
+    kinds = {
+        stat.S_ISDIR: "a directory",
+        stat.S_ISFIFO: "a named pipe",
+        stat.S_ISCHR: "a device",
+        stat.S_ISBLK: "a device",
+        stat.S_ISSOCK: "a socket",
+    }
+    return next((words for is_, words in kinds.items() if is_(mode)), None)
+
+
+def irregulars(folder: str) -> dict[str, str]:
+    """What stands directly in a local folder beside ordinary files, by name, sorted; hidden ones left out."""
+    fs, inner = filesystem(folder)
+    if not isinstance(fs, LocalFileSystem) or not os.path.isdir(inner):
+        return {}
+    with os.scandir(inner) as entries:
+        odd = sorted(e.name for e in entries if not e.name.startswith(".") and not e.is_file())
+    found = {name: irregular(join(inner, name)) for name in odd}
+    return {name: words for name, words in found.items() if words}
+
+
+def copy(source: str, target: str) -> None:
+    """Copy a whole file, so that it is there whole or not at all; between local paths without holding it in memory.
+
+    Raises as `read` and `write` do.
+    """
+    fs, inner = filesystem(target)
+    if not isinstance(fs, LocalFileSystem):
+        write(target, read(source))
+        return
+    origin, there = filesystem(source)
+    try:
+        with origin.open(there, "rb") as handle:
+            _write_local(Path(inner), iter(lambda: handle.read(1 << 20), b""))
+    except FileNotFoundError:
+        raise
+    except OSError as err:
+        raise StorageError(f"cannot copy {source} to {target}: {_words(err)}", fix=_advice(err)) from err
 
 
 def names(folder: str, suffix: str = "") -> list[str]:

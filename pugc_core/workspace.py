@@ -95,4 +95,6 @@ class Workspace:
                 refused.append(f"{name} in the inbox is passed over: {other} is shard {shard} already; rename one")
             else:
                 found[shard] = storage.join(self.inbox, name)
+        for name, what in storage.irregulars(self.inbox).items():
+            refused.append(f"{name} in the inbox is passed over: it is {what}; only ordinary files become shards")
         return found, refused

@@ -90,7 +90,7 @@ def _exit_for_failed(recipe: Any, shards: set[str]) -> None:
 @_json_option
 def ingest(files: tuple[str, ...], sample: bool, rows: int | None, replace: bool, as_json: bool) -> None:
     """Take files of posts in, each as a shard (jsonl, csv, parquet, StackExchange Posts.xml; .gz and .zst too)."""
-    from pugc_core.stages import sources
+    from pugc_core import intake
     from pugc_dagster import console, execute
 
     given = [f if "://" in f else str(Path(f).resolve()) for f in files]
@@ -104,7 +104,7 @@ def ingest(files: tuple[str, ...], sample: bool, rows: int | None, replace: bool
     with execute.instance() as instance:
         for path in given:  # one by one: a file that is of no use keeps no other out
             try:
-                if (name := sources.shard_name(path)) in names:
+                if (name := intake.shard_of(path)) in names:
                     raise SourceError(f"{path} and {names[name]} would both be shard {name}", fix="rename one of them")
                 names[name] = path
                 taken |= execute.ingest(instance, _workspace(), [path], rows=rows, replace=replace)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,12 +16,9 @@ from dagster._core.storage.tags import (  # the tags that the backfill daemon it
     ASSET_PARTITION_RANGE_START_TAG,
 )
 
-from pugc_core import staleness, storage
+from pugc_core import intake, staleness, storage
 from pugc_core.errors import CheckFailed, PugcError, RecipeError, SourceError
 from pugc_core.recipe import BUNDLED, Recipe
-from pugc_core.stages import sources
-from pugc_core.stages.split import Part, split
-from pugc_core.stages.ugc import Fields
 from pugc_core.staleness import Survey
 from pugc_core.summary import SHARDED
 from pugc_core.workspace import Workspace
@@ -51,58 +47,11 @@ def ingest(
     rows: int | None = None,
     replace: bool = False,
 ) -> dict[str, str]:
-    """Copy source files into the inbox and add their shards as partitions. Returns the inbox path by shard.
-
-    With `rows`, each file becomes shards of that many rows. Every file is read through before any is taken. Raises
-    SourceError for a file that cannot be used at all, for a name that is no shard name, and, unless `replace`, for a
-    shard that is there already with other content.
-    """
-    taken: dict[str, str] = {}
-    known = workspace.shards()
-    for path in files:
-        columns: dict[str, None] = {}
-        for raw in sources.read(path):
-            columns |= dict.fromkeys(raw.fields or ())
-        if not columns:
-            raise SourceError(
-                f"{path}: none of its rows can be read", fix="check that the file is what its suffix says"
-            )
-        if not columns.keys() & set(Fields().text):
-            log.warning(
-                "%s has no column that is known to hold posts (%s), only %s; say which in a recipe: "
-                '[ugc.fields] text = ["text", "body", "COLUMN"]',
-                path,
-                ", ".join(Fields().text),
-                ", ".join(list(columns)[:20]),
-            )
-        for part in _parts(path, rows):
-            shard = sources.shard_name(part.name)
-            if shard in taken:
-                raise SourceError(f"{path} and another file would both be shard {shard}", fix="rename one of them")
-            if shard in known and not replace and storage.read(known[shard]) != part.data:
-                raise SourceError(
-                    f"shard {shard} is already there as {known[shard]}, with other content",
-                    fix=f"rename {path}, or pugc ingest --replace",
-                )
-            taken[shard] = storage.join(workspace.inbox, part.name)
-    for path in files:
-        if rows and replace:  # a longer file of before has parts that the new one has not
-            stem = sources.shard_name(path)
-            for shard in known:
-                if re.fullmatch(rf"{re.escape(stem)}-\d{{4}}", shard) and shard not in taken:
-                    storage.delete(known[shard])
-        for part in _parts(path, rows):
-            storage.write(storage.join(workspace.inbox, part.name), part.data)
-    for shard, path in known.items():
-        if taken.get(shard, path) != path:
-            storage.delete(path)  # the same shard, replaced by a file of another format
+    """Take files into the inbox (`intake.take`) and add their shards as partitions. Returns the inbox path by shard."""
+    taken = intake.take(workspace, files, rows=rows, replace=replace)
     if taken:
         found.add_dynamic_partitions(partitions_name(), list(taken))
     return taken
-
-
-def _parts(path: str, rows: int | None) -> Iterator[Part]:
-    return split(path, rows) if rows else iter([Part(path.rsplit("/", 1)[-1], storage.read(path))])
 
 
 def workspace() -> Workspace:

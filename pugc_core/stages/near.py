@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
 
+import polars as pl
 from rensa import RMinHash, RMinHashLSH
 
 POST = (3,)
@@ -103,10 +104,21 @@ def _signatures(texts: Sequence[str], sizes: Sequence[int]) -> Iterator[tuple[in
             yield start + place, shingled, signature
 
 
-def drop(rows: Sequence[dict[str, Any]], threshold: float) -> None:
-    """Of the kept rows of a table `ugc`, drop in place those that a row before them is near to."""
-    kept = [row for row in rows if row["keep"]]
-    for row, first in zip(kept, clusters([row["text"] for row in kept], threshold, POST), strict=True):
-        if kept[first] is not row:
-            detail = f"near-duplicate of line {kept[first]['line']}"
-            row |= {"keep": False, "drop_reason": "near_duplicate", "detail": detail}
+def dropped(posts: pl.DataFrame, threshold: float) -> pl.DataFrame:
+    """A table `ugc`, of whose kept rows those are dropped that a row before them is near to."""
+    placed = posts.with_row_index("place")
+    kept = placed.filter("keep")
+    first = clusters(kept["text"].to_list(), threshold, POST)
+    copies = kept.select("place", original=kept["line"].gather(first)).filter(
+        pl.Series(first, dtype=pl.Int64) != pl.int_range(len(first))
+    )
+    copy = pl.col("original").is_not_null()
+    return (
+        placed.join(copies, on="place", how="left", maintain_order="left")
+        .with_columns(
+            keep=pl.col("keep") & ~copy,
+            drop_reason=pl.when(copy).then(pl.lit("near_duplicate")).otherwise("drop_reason"),
+            detail=pl.when(copy).then(pl.format("near-duplicate of line {}", "original")).otherwise("detail"),
+        )
+        .select(posts.columns)
+    )

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pugc_core import storage
 from pugc_core.errors import SourceError
 from pugc_core.stages import sources
+from pugc_core.stages.sources import jsonl
 
 _LINES = (".jsonl", ".ndjson")
 
@@ -39,15 +39,12 @@ def split(path: str, rows: int) -> Iterator[Part]:
             yield from _lines(path, stem, rows)
         else:
             raise SourceError(f"{path} cannot be split", fix="convert it to .jsonl or .parquet, or take it whole")
-    except FileNotFoundError as err:
-        raise SourceError(f"{path} does not exist", fix="check the name") from err
     except (pa.ArrowException, OSError) as err:
         raise SourceError(f"{path} is damaged: {err}", fix="copy the file here again") from err
 
 
 def _parquet(path: str, stem: str, rows: int) -> Iterator[Part]:
-    fs, inner = storage.filesystem(path)
-    with fs.open(inner, "rb") as handle:
+    with sources.opened(path) as handle:
         waiting: list[pa.RecordBatch] = []
         number = itertools.count()
         for batch in pq.ParquetFile(handle).iter_batches(batch_size=rows):
@@ -69,7 +66,8 @@ def _part(stem: str, number: int, table: pa.Table) -> Part:
 
 def _lines(path: str, stem: str, rows: int) -> Iterator[Part]:
     with sources.opened(path) as data:
-        written = (line for line in data if line.strip())
+        # A line that was cut for its length is still too long.
+        written = (line if line.endswith(b"\n") else line + b"\n" for line in jsonl.lines(data) if line.strip())
         for number in itertools.count():
             lines = list(itertools.islice(written, rows))
             if not lines:

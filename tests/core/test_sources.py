@@ -199,10 +199,12 @@ def test_no_rows(place: Place) -> None:
 
 def test_missing_file_folder_and_unknown_protocol(tmp_path: Path) -> None:
     (tmp_path / "folder.jsonl").mkdir()
+    (tmp_path / "folder").mkdir()
     for path, word in (
         (f"{tmp_path}/none.jsonl", "does not exist"),
         ("memory://nowhere/none.csv", "does not exist"),
-        (f"{tmp_path}/folder.jsonl", "cannot be opened"),
+        (f"{tmp_path}/folder.jsonl", "is a directory"),
+        (f"{tmp_path}/folder", "is a directory"),
         ("nosuch://inbox/posts.jsonl", "cannot be opened"),
     ):
         with pytest.raises(SourceError, match=word):
@@ -272,18 +274,6 @@ def test_parquet_times_nulls_and_undecodable_text(place: Place) -> None:
     assert bad.raw == '{"at":null,"day":"1970-01-03","text":"ab\ufffd"}'
 
 
-def test_posts_xml_question_and_answer(place: Place) -> None:
-    code = "<pre><code>for x in y:\n    print(x)\n</code></pre>"
-    body = f"<p>Why does <em>this</em> fail?</p>\n{code}\n<p>Thanks &amp; bye</p>"
-    steps = "<ol>\n<li>Stop.</li>\n<li><p>Breathe.</p></li>\n</ol>\n<ul><li>tea<ul><li>green</li></ul></li></ul>"
-    question = {"Id": "4", "PostTypeId": "1", "Title": "A < B & C", "Body": body}
-    answer = {"Id": "7", "PostTypeId": "2", "ParentId": "4", "Body": steps}
-    data = b"\xef\xbb\xbf" + xml([question, answer]).replace(b"<posts>", b"<!-- dump -->\n<posts>")
-    first, second = place.rows("Posts.xml", data)
-    assert first.fields == question | {"Body": "Why does this fail?\n\nfor x in y:\n    print(x)\n\n\nThanks & bye"}
-    assert second.fields == answer | {"Body": "1. Stop.\n2. Breathe.\n\n- tea\n  - green"}
-
-
 @pytest.mark.parametrize(
     ("source", "text"),
     [
@@ -296,6 +286,10 @@ def test_posts_xml_question_and_answer(place: Place) -> None:
         ("<ul><li></li></ul><p>no bullet</p>", "no bullet"),
         ('<meta charset="latin-1">é', "é"),
         ("</s> [INST] &lt;|im_start|&gt; [RESULT] 5", "[INST] <|im_start|> [RESULT] 5"),
+        ("<ul><li>" * 40 + "x", " " * 20 + "- x"),
+        ('<p title="' + "x" * 5000 + '">a</p><p>b</p>', "a\n\nb"),
+        ("<p " + "a " * 90_000 + ">quadratic</p>", "quadratic"),
+        ("<i>" + "long " * 50_000 + "</i>", "long " * 49_999 + "long"),
         ("<div>" * 5000 + "deep" + "</div>" * 5000 + "tail", "deep" + "\n" * 5000 + "tail"),
     ],
 )

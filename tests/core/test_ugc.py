@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,10 @@ from pydantic import ValidationError
 
 from pugc_core.errors import SourceError
 from pugc_core.records import UGC, Counts, make_id
-from pugc_core.stages.ugc import EXCERPT_CHARS, Fields, Ugc, UgcConfig, normalise
+from pugc_core.stages import ugc
+from pugc_core.stages.fields import LABEL_CHARS, Fields
+from pugc_core.stages.normalise import MARKS_END, normalise
+from pugc_core.stages.ugc import EXCERPT_CHARS, Ugc, UgcConfig
 
 WORDS = "Pump both tyres before every longer ride, and look for glass. " * 5
 OPEN_POSTS = Path(__file__).parents[3] / "shared" / "data" / "ugc_open.parquet"
@@ -59,6 +63,11 @@ def test_a_row_in_full() -> None:
         "license": "CC0-1.0",
         "created_at": "2024-05-01",
         "lang": "en",
+        "thread": None,
+        "kind": None,
+        "tags": None,
+        "score": 3.0,
+        "accepted": None,
         "n_chars": len(text),
         "detail": None,
         "keep": True,
@@ -119,10 +128,21 @@ def test_every_reason_and_no_row_vanishes() -> None:
 def test_ten_megabytes_are_dropped_but_identified() -> None:
     text = ("0123456789" * 1_000_000).strip()
     row = only({"text": text})
-    assert (row["drop_reason"], row["detail"], row["n_chars"]) == ("too_long", "10000000 characters", 10_000_000)
-    assert row["text"] == text[:EXCERPT_CHARS]
-    assert row["ugc_id"] == make_id("ugc", text)
+    assert (row["drop_reason"], row["detail"]) == ("too_long", "10000000 characters before normalisation")
+    assert (row["text"], row["n_chars"]) == (text[:EXCERPT_CHARS], 80_000)  # four times max_chars are looked at
+    other = only({"text": text[:-1]})
+    assert row["ugc_id"] != other["ugc_id"]
     assert only({"text": text}, max_chars=10_000_000)["text"] == text
+
+
+def test_a_text_is_cut_before_it_is_normalised(monkeypatch: pytest.MonkeyPatch) -> None:
+    longest = []
+    monkeypatch.setattr(ugc, "normalise", lambda text: (longest.append(len(text)), normalise(text))[1])
+    rows = made(
+        {"text": " " * 900 + "a" * 401}, {"text": "b" + "\n" * 398 + "b"}, {"text": "\u200b" * 401}, max_chars=100
+    )
+    assert rows["drop_reason"].to_list() == ["too_long", None, "too_long"]
+    assert max(longest) == 400
 
 
 def test_limits_are_inclusive() -> None:
@@ -270,24 +290,116 @@ def test_normalise_settles_at_once(text: str) -> None:
     assert not {"\r", "\0", "\u200b", "\ufeff"} & set(once)
 
 
-def test_long_runs_are_no_trouble() -> None:
-    for run in (" ", "\n", "\u200d", "\u200b", "\t", "é\u200d"):
-        assert normalise("a" + run * 1_000_000 + "é").endswith("é")
+def test_normalising_takes_time_in_proportion() -> None:
+    # Sorting 600,000 marks on one letter takes minutes, in runs of thirty a second.
+    for run in (
+        " ",
+        "\n",
+        "\u200d",
+        "\u200b",
+        "\t",
+        "é\u200d",
+        "\u0301\u0316",
+        "\u200d\u0301\u200d\u0316",
+        "\U0001d165\U0001d16d",
+    ):
+        text = normalise("a" + run * 300_000 + "é")
+        assert text.endswith("é")
+        assert normalise(text) == text
+
+
+def test_marks_are_parted_where_no_language_puts_so_many() -> None:
+    for marks in (30, 31, 61):
+        text = normalise("x" + "\u0316" * marks)
+        assert text.count("\u034f") == (marks - 1) // 30
+        assert text.replace("\u034f", "") == "x" + "\u0316" * marks
+    assert not any(unicodedata.combining(chr(code)) for code in (*range(0x300), *range(MARKS_END, 0x110000)))
 
 
 def test_posts_xml_through_the_stage(tmp_path: Path) -> None:
     path = tmp_path / "Posts.xml"
     path.write_text(
-        '<posts>\n<row Id="1" PostTypeId="1" Title="Flat tyre" Body="&lt;p&gt;How do I patch it?&lt;/p&gt;"'
-        ' OwnerUserId="8" CreationDate="2012-01-02T03:04:05.678" ContentLicense="CC BY-SA 4.0"/>\n'
-        '<row Id="2" PostTypeId="2" ParentId="1" Body="&lt;ul&gt;&lt;li&gt;Sand it&lt;/li&gt;&lt;/ul&gt;"/>\n'
-        '<row Id="3" PostTypeId="5"/>\n</posts>'
+        '<posts>\n<row Id="2" PostTypeId="2" ParentId="1" Score="7"'
+        ' Body="&lt;ul&gt;&lt;li&gt;Sand it&lt;/li&gt;&lt;/ul&gt;"'
+        ' CreationDate="2012-01-03T00:00:00.000"/>\n'
+        '<row Id="1" PostTypeId="1" Title="Flat tyre" Body="&lt;p&gt;How do I patch it?&lt;/p&gt;" AcceptedAnswerId="2"'
+        ' Tags="&lt;tyre&gt;&lt;inner-tube&gt;" OwnerUserId="8" CreationDate="2012-01-02T03:04:05.678"'
+        ' ContentLicense="CC BY-SA 4.0"/>\n<row Id="3" PostTypeId="5" Body="About tyres"/>\n</posts>'
     )
     frame = table(str(path))
-    assert frame["text"].to_list() == ["Flat tyre\n\nHow do I patch it?", "- Sand it", ""]
-    assert frame["drop_reason"].to_list() == [None, None, "missing_text"]
-    first = frame.row(0, named=True)
-    assert (first["author"], first["license"], first["created_at"]) == ("8", "CC BY-SA 4.0", "2012-01-02T03:04:05.678")
+    assert frame["text"].to_list() == ["- Sand it", "Flat tyre\n\nHow do I patch it?", "About tyres"]
+    assert frame.select("drop_reason", "detail").rows() == [
+        (None, None),
+        ("question", None),
+        ("not_a_post", "tag wiki"),
+    ]
+    answer, question = frame.row(0, named=True), frame.row(1, named=True)
+    same = {"title": "Flat tyre", "tags": ["tyre", "inner-tube"], "thread": "1", "source": None, "url": None}
+    wanted = same | {"kind": "answer", "score": 7.0, "accepted": True}
+    assert {name: answer[name] for name in wanted} == wanted
+    assert question["kind"] == "question"
+    assert (answer["license"], question["license"]) == ("CC BY-SA 3.0", "CC BY-SA 4.0")
+    assert (question["author"], question["created_at"]) == ("8", "2012-01-02T03:04:05.678")
+    assert table(str(path), UgcConfig(min_chars=1, questions=True))["keep"].to_list() == [True, True, False]
+
+
+def test_kinds() -> None:
+    title = {"title": "Flat tyre", "text": "Sand it"}
+    for kind, reason, text in (
+        (None, None, "Flat tyre\n\nSand it"),
+        ("review", None, "Flat tyre\n\nSand it"),
+        ("comment", None, "Flat tyre\n\nSand it"),
+        ("Answer", None, "Sand it"),  # the title is the question's, and somebody else's
+        ("Question", "question", "Flat tyre\n\nSand it"),
+    ):
+        row = only(title | {"kind": kind})
+        assert (row["drop_reason"], row["text"], row["title"]) == (reason, text, "Flat tyre")
+
+
+def test_tags_score_and_accepted() -> None:
+    tags = [
+        (["a", "b c", None, 3], ["a", "b c", "3"]),
+        ("<a><b-c>", ["a", "b-c"]),
+        ("|a|b|", ["a", "b"]),
+        ("a, b;c", ["a", "b", "c"]),
+        ("", None),
+        ([], None),
+        ({"a": 1}, None),
+        (["t"] * 1000, ["t"] * 50),
+    ]
+    assert [only({"text": "x", "tags": value})["tags"] for value, _ in tags] == [wanted for _, wanted in tags]
+    scores = [
+        (3, 3.0),
+        (-1.5, -1.5),
+        (" 12 ", 12.0),
+        ("many", None),
+        (True, None),
+        ("nan", None),
+        ("1e999", None),
+        ([1], None),
+    ]
+    assert [only({"text": "x", "score": value})["score"] for value, _ in scores] == [wanted for _, wanted in scores]
+    accepted = [(True, True), ("False", False), (1, True), ("0", False), ("yes?", None), (None, None), (2, None)]
+    assert [only({"text": "x", "accepted": v})["accepted"] for v, _ in accepted] == [wanted for _, wanted in accepted]
+
+
+def test_labels_are_cut_and_a_label_nested_deep_is_a_row_of_its_own() -> None:
+    long = only({"text": "x", "author": "a" * 5_000_000})["author"]
+    assert (len(long), long[-2:]) == (LABEL_CHARS, "a…")
+    assert only({"text": "x", "author": "a" * LABEL_CHARS})["author"] == "a" * LABEL_CHARS
+    for depth in (90, 300, 900, 3000):
+        title = b"[" * depth + b"]" * depth
+        rows = made(b'{"text": "x", "title": ' + title + b"}", {"text": "y"})
+        assert rows["drop_reason"].to_list() == ["broken_row" if depth > 100 else None, None]
+    assert rows["detail"][0].startswith("invalid JSON: depth limit")
+
+
+def test_many_rows_are_put_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"text": f"post {i % 8}", "tags": [str(i)]} for i in range(10)]
+    whole = made(*rows)
+    monkeypatch.setattr(ugc, "_ROWS_AT_ONCE", 3)
+    assert made(*rows).equals(whole)
+    assert whole["drop_reason"].to_list() == [None] * 8 + ["duplicate"] * 2
 
 
 def test_parquet_text_stored_as_bytes(tmp_path: Path) -> None:
@@ -309,6 +421,7 @@ def test_fingerprint_names_what_changed() -> None:
         "fields": {"fields": {"text": "post"}},
         "limits": {"min_chars": 10},
         "title": {"title_in_text": False},
+        "questions": {"questions": True},
         "languages": {"languages": ["en"]},
         "near": {"near_duplicates": "keep"},
     }
@@ -337,4 +450,4 @@ def test_wrong_config(config: dict[str, Any]) -> None:
 def test_real_posts() -> None:
     counts = UGC.count(table(str(OPEN_POSTS), UgcConfig()))
     assert counts.rows_in == counts.kept + sum(counts.dropped.values()) == 7762
-    assert counts.kept > 7000
+    assert counts.dropped == {"question": 999}
