@@ -92,7 +92,7 @@ def test_each_side_remembers_what_it_said_itself(tmp_path: Path) -> None:
         # What a model said is no control string in its next prompt.
         assert [tuple(m) for m in engine.requests[-1].messages] == [
             ("user", "one"),
-            ("assistant", f"{name} 1 < /s> 0"),
+            ("assistant", f"{name} 1 <\\/s> 0"),
             ("user", "two"),
         ]
     assert hosts.opened == ["a", "b", "a"], "the model that is there is asked first"

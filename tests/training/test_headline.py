@@ -91,7 +91,7 @@ def test_progress_names_training_pairs_and_ends_with_the_held_out_ones(monkeypat
     said: list[progress.Progress] = []
     silent = SimpleNamespace(log=SimpleNamespace(info=lambda _: None, warning=lambda _: None))
     with progress.listen(said.append):
-        policy._train(silent, recipe.load("tiny"), "dpo", SimpleNamespace(dataset=lambda _: "d"), "out")  # type: ignore[arg-type]
+        policy._train(silent, recipe.load("tiny"), "dpo", SimpleNamespace(dataset=lambda _: "d", ledger="l"), "out")  # type: ignore[arg-type]
     assert [(told.done, told.note) for told in said if told.done == told.total] == [(8, SUMMARY.headline)]
     assert all(told.note.startswith("training pairs: ") for told in said if told.done < told.total)
 
