@@ -24,6 +24,8 @@ from pugc_core.engines.base import Answer, Engine, Generation, Refusal, Request
 from pugc_core.errors import EngineError, PugcError
 from pugc_core.models import ModelSpec
 
+_LAST_BYTES = 1 << 16
+"""What is read of a dead child's output."""
 _WINDOW = 2048
 """Draws that may be on their way to and in the child: enough that it never waits for the parent."""
 
@@ -36,7 +38,7 @@ class WorkerEngine:
         self._spec = spec
         self._kind = kind
         self._abandoned = False
-        self._log = tempfile.NamedTemporaryFile(prefix=f"pugc-{kind}-", suffix=".log")  # noqa: SIM115
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115  without a name: no kill leaves it behind
         self._start()
 
     def _start(self) -> None:
@@ -121,7 +123,9 @@ class WorkerEngine:
 
     def _died(self) -> EngineError:
         code = self._process.wait(timeout=30)
-        lines = Path(self._log.name).read_text(errors="replace").strip().splitlines()[-15:]
+        end = os.fstat(self._log.fileno()).st_size
+        said = os.pread(self._log.fileno(), _LAST_BYTES, max(0, end - _LAST_BYTES)).decode(errors="replace")
+        lines = said.strip().splitlines()[-15:]
         fix = "pugc doctor shows what is installed"
         if code == -9:
             fix = "it was killed, most likely for memory: lower max_model_len or take a smaller model"
