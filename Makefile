@@ -27,10 +27,10 @@ demo: install
 	$(BIN)/pugc demo
 
 ui: install
-	DAGSTER_HOME=$(CURDIR) $(BIN)/dagster dev
+	DAGSTER_HOME=$(CURDIR) $(BIN)/pugc ui
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # What the bundled model can do on text that it never saw: on the sample posts, or on a folder of open data (DATA=...).
 DATA ?=

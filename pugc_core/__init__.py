@@ -4,3 +4,5 @@
 """
 
 __version__ = "0.1.0"
+DEFAULT_RECIPE = "tiny"
+"""The recipe that is taken where none is named."""

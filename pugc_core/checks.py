@@ -13,6 +13,7 @@ from pugc_core.config import Config
 from pugc_core.errors import CheckFailed, StorageError
 from pugc_core.measures import Measures, parse_rate, total
 from pugc_core.records import TABLES
+from pugc_core.states import states
 from pugc_core.tables import Footer, Store
 
 NAMED = 5
@@ -28,6 +29,8 @@ class ChecksConfig(Config):
     """Below this share of responses with all N votes the pairs are not made."""
     drift: float = Field(4.0, gt=0)
     """Standard errors by which a shard may differ from the one before it without a warning."""
+    mixed_shards: bool = False
+    """Whether a data set may hold shards that were made with different prompts, models or parameters."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,8 @@ def counts(tables: Tables) -> Result:
     wrong = [s for s, f in tables.footers.items() if f.rows_in != f.kept + sum(f.dropped.values())]
     before = {"quality": "ugc", "relevance": "instructions", "rewards": "responses"}.get(tables.stage)
     for shard, footer in tables.footers.items() if before else ():
+        if footer.failed:  # of which another check tells
+            continue
         source = _footer(tables, str(before), shard)
         # An older table is the business of `up_to_date`.
         if source and source.content == footer.inputs.get(str(before)) and source.kept != footer.rows_in:
@@ -105,7 +110,10 @@ def parsed(tables: Tables) -> Result:
         return Result("parse_rate", True, shown)
     unread = pl.col("votes").list.eval(pl.element().struct.field("score").is_null()).list.any()
     rows = tables.rows(unread if tables.stage == "rewards" else pl.col("drop_reason") == "unparsable")
-    return Result("parse_rate", False, f"{rate:.1%} of the answers parsed, fewer than {floor:.0%}", rows)
+    words = f"{rate:.1%} of the answers parsed, fewer than {floor:.0%}"
+    if voteless := int(tables.measures.get("voteless", 0)):
+        words += f"; {voteless} responses have no valid vote in their first draws and were not asked about again"
+    return Result("parse_rate", False, words, rows)
 
 
 def votes_complete(tables: Tables) -> Result:
@@ -126,6 +134,19 @@ def distinct_texts(tables: Tables) -> Result:
     return Result(
         "distinct_texts", not rows, "chosen equals rejected" if rows else "chosen differs from rejected", rows
     )
+
+
+def one_state(tables: Tables) -> Result:
+    """All shards of the data set were made with the same prompts, models, parameters and code."""
+    inputs = [name for footer in tables.footers.values() for name in footer.inputs]
+    # Before the data set is made, the pairs that it would be made of are looked at.
+    shards = tables.footers.keys() if tables.stage == "pairs" else [n.removeprefix("pairs/") for n in inputs]
+    found = states(tables.store, tables.recipe, shards)
+    if not found.differences:
+        return Result("one_state", True, f"{len(found.of)} shards were made in the same way")
+    if tables.config.mixed_shards:
+        return Result("one_state", True, f"allowed by [checks] mixed_shards: {found}")
+    return Result("one_state", False, str(found))
 
 
 def drift(tables: Tables) -> Result:
@@ -189,6 +210,7 @@ CHECKS: Mapping[str, Callable[[Tables], Result]] = {
     "parse_rate": parsed,
     "votes_complete": votes_complete,
     "distinct_texts": distinct_texts,
+    "one_state": one_state,
     "drift": drift,
 }
 WARN = frozenset({"drift"})
@@ -206,6 +228,15 @@ def gate(tables: Tables) -> None:
             )
 
 
+def refuse_mixture(tables: Tables) -> None:
+    """Raise CheckFailed where a data set of these pairs would be made of shards in different states."""
+    if not (found := one_state(tables)).passed:
+        raise CheckFailed(
+            f"the data set would be made of shards in different states: {found.words}",
+            fix=f"pugc refresh --recipe {tables.recipe}, or allow it: [checks] mixed_shards = true",
+        )
+
+
 def of(stage: str) -> tuple[str, ...]:
     """The checks of a stage, by name."""
     names = ["schema", "counts", "unique_ids"]
@@ -215,4 +246,6 @@ def of(stage: str) -> tuple[str, ...]:
         names.append("votes_complete")
     if stage in ("pairs", "dataset"):
         names.append("distinct_texts")
+    if stage == "dataset":
+        names.append("one_state")
     return (*names, "drift") if stage != "dataset" else tuple(names)

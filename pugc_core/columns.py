@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from pugc_core.records import ORIGIN
+
 Source = tuple[str, str]
+_GROUPED_BY = ("thread", "title", "post", "instruction")
 
 LINEAGE: Mapping[str, Mapping[str, Sequence[Source]]] = {
     "quality": {
@@ -41,6 +44,10 @@ LINEAGE: Mapping[str, Mapping[str, Sequence[Source]]] = {
         "chosen": [("responses", "text"), ("rewards", "reward")],
         "rejected": [("responses", "text"), ("rewards", "reward")],
         "margin": [("rewards", "reward")],
+        "chosen_cut_off": [("responses", "finish_reason")],
+        "rejected_cut_off": [("responses", "finish_reason")],
+        "post": [("ugc", "text")],
+        **{name: [("ugc", name)] for name in ("line", "title", "thread", *ORIGIN)},
     },
     "dataset": {
         "pair_id": [("pairs", "pair_id")],
@@ -49,5 +56,9 @@ LINEAGE: Mapping[str, Mapping[str, Sequence[Source]]] = {
         "chosen": [("pairs", "chosen")],
         "rejected": [("pairs", "rejected")],
         "margin": [("pairs", "margin")],
+        "chosen_cut_off": [("pairs", "chosen_cut_off")],
+        "rejected_cut_off": [("pairs", "rejected_cut_off")],
+        **{side: [("pairs", name) for name in _GROUPED_BY] for side in ("split", "group")},
+        **{name: [("pairs", name)] for name in ORIGIN},
     },
 }

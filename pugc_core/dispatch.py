@@ -8,14 +8,14 @@ in. A shard that asks again (extra votes) just joins the queue, ahead of shards 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import polars as pl
 
 from pugc_core.engines.base import Answer, Engine, Generation, Refusal, Request
-from pugc_core.errors import EngineError, PugcError
+from pugc_core.errors import EngineError, PugcError, as_pugc_error
 from pugc_core.ledger import Ledger
 from pugc_core.stages.base import Answers, Build
 
@@ -68,14 +68,17 @@ def answer(
     ledger: Ledger,
     engine: Callable[[], Engine],
     *,
-    progress: Callable[[int, int], None] | None = None,
+    context: int = 0,
+    progress: Callable[[int, int, str], None] | None = None,
 ) -> Iterator[Finished]:
     """Run the shards' generators to their end and yield their tables as they finish, in no particular order.
 
     `engine` is called at most once, and only when the ledger lacks an answer. `progress` is told (draws answered,
-    draws known to be needed). What the engine has answered is in the ledger even when this raises.
+    draws known to be needed, who answered them: "120 asked, 35 from ledger"). An answer of the ledger that a context
+    smaller than `context` tokens cut is asked for again; 0 leaves it be. What the engine has answered is in the ledger
+    even when this raises.
     """
-    return _Pass(shards, ledger, progress or (lambda done, known: None)).run(engine)
+    return _Pass(shards, ledger, progress or (lambda done, known, note: None), context).run(engine)
 
 
 class _Pass:
@@ -83,8 +86,10 @@ class _Pass:
         self,
         shards: Iterable[tuple[str, Build]],
         ledger: Ledger,
-        progress: Callable[[int, int], None],
+        progress: Callable[[int, int, str], None],
+        context: int = 0,
     ) -> None:
+        self._context = context
         self._source = iter(shards)
         self._ledger = ledger
         self._progress = progress
@@ -94,7 +99,8 @@ class _Pass:
         self._waiting: dict[bytes, list[_Shard]] = {}
         self._asked: dict[bytes, Request] = {}
         self._known = 0
-        self._done = 0
+        self._from_ledger = 0
+        self._answered = 0
         self._exhausted = False
 
     def run(self, engine: Callable[[], Engine]) -> Iterator[Finished]:
@@ -146,26 +152,25 @@ class _Pass:
             shard.begun = True
             try:
                 shard.requests = shard.build.send(answers)  # type: ignore[arg-type]
+                wanted = {request.key(draw): request for request in shard.requests for draw in request.draws}
             except StopIteration as end:
                 self._finished.append(Finished(shard.name, end.value, shard.calls))
                 return
-            except PugcError as err:  # one bad shard does not stop the others
-                self._finished.append(Finished(shard.name, err, shard.calls))
+            except Exception as err:  # whatever it is, one bad shard does not stop the others
+                self._finished.append(Finished(shard.name, as_pugc_error(err), shard.calls))
                 return
             shard.generations, shard.refusals = {}, {}
-            self._ask(shard)
+            self._ask(shard, wanted)
 
-    def _ask(self, shard: _Shard) -> None:
-        wanted: dict[bytes, Request] = {}
-        for request in shard.requests:
-            for draw in request.draws:
-                wanted[request.key(draw)] = request
+    def _ask(self, shard: _Shard, wanted: Mapping[bytes, Request]) -> None:
         models = {request.model for request in shard.requests}
         for model in models:
             keys = [key for key, request in wanted.items() if request.model == model]
-            shard.generations.update(self._ledger.find(model, keys))
+            found = self._ledger.find(model, keys)
+            kept = {k: g for k, g in found.items() if not g.outgrown(wanted[k].sampling, self._context)}
+            shard.generations.update(kept)
         shard.calls.from_ledger += len(shard.generations)
-        self._done += len(shard.generations)
+        self._from_ledger += len(shard.generations)
         self._known += len(shard.generations)
         for request in dict.fromkeys(shard.requests):
             missing = [d for d in request.draws if request.key(d) not in shard.generations]
@@ -182,7 +187,7 @@ class _Pass:
                 asked = replace(request, draws=draws)
                 self._asked.update((asked.key(draw), asked) for draw in draws)
                 self._queue.append(asked)
-        self._progress(self._done, self._known)
+        self._tell()
 
     def _take(self, result: Answer) -> None:
         if isinstance(result, Refusal):
@@ -191,6 +196,8 @@ class _Pass:
             keys = [result.key]
         if any(key not in self._waiting for key in keys):
             raise EngineError(f"the engine answered a draw nobody asked for ({keys[0].hex()[:12]})")
+        if isinstance(result, Generation) and self._context:
+            result = replace(result, context=self._context)
         request = self._asked[keys[0]]
         calls = self._waiting[keys[0]][0].calls  # who asked first pays
         if isinstance(result, Refusal):
@@ -211,8 +218,12 @@ class _Pass:
                 shard.waiting -= 1
                 if shard.waiting == 0:
                     self._advance(shard)
-        self._done += len(keys)
-        self._progress(self._done, self._known)
+        self._answered += len(keys)
+        self._tell()
+
+    def _tell(self) -> None:
+        note = f"{self._answered:,} asked, {self._from_ledger:,} from ledger"
+        self._progress(self._answered + self._from_ledger, self._known, note)
 
 
 def _runs(draws: Sequence[int]) -> Iterator[tuple[int, ...]]:

@@ -72,7 +72,7 @@ def take(
             if hashes.get(shard) != content:
                 gone |= {other for other, found in hashes.items() if found == content}
             taken[shard] = storage.join(workspace.inbox, part.name)
-        stem = sources.shard_name(_name(path))
+        stem = shard_of(path)
         gone |= _other_cuts(path, stem, known, taken)
         gone -= taken.keys()
         if gone and not replace:
@@ -90,6 +90,11 @@ def take(
         if shard in gone or taken.get(shard, path) != path:
             storage.delete(path)  # or the same shard, replaced by a file of another format
     return taken
+
+
+def shard_of(path: str) -> str:
+    """The shard that a whole file becomes."""
+    return sources.shard_name(_name(path))
 
 
 def _look_through(path: str) -> None:

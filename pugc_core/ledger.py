@@ -5,6 +5,10 @@ parts is harmless: equal keys mean equal requests, and the first answer found wi
 concurrent writers and lets small parts be merged at any time: the merged part is complete before a small one goes,
 and a reader that misses a file looks at the folder again.
 
+A part that turns out to be damaged is moved into the folder `damaged` beside it, with a warning, and what it held is
+asked for again. Pages carry the checksums of Parquet, rows one of their own, since nothing checks what a file's footer
+says of where its pages are.
+
 A background thread writes what has arrived every second, so a killed process loses at most that second and the
 requests in flight. In memory there are 16 bytes per stored generation of the models in use (the index: the first 8
 bytes of the key and where the row is); texts stay on disk until a shard asks for them.
@@ -14,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import re
 import threading
 import time
@@ -29,26 +34,23 @@ import pyarrow.parquet as pq
 from pugc_core import storage
 from pugc_core.engines.base import Generation
 from pugc_core.errors import StorageError
+from pugc_core.ledger_rows import as_table, as_written, better, checked
 
-SCHEMA = pa.schema(
-    [
-        pa.field("key", pa.binary(32), nullable=False),
-        pa.field("text", pa.string(), nullable=False),
-        pa.field("finish_reason", pa.string(), nullable=False),
-        pa.field("prompt_tokens", pa.int32(), nullable=False),
-        pa.field("completion_tokens", pa.int32(), nullable=False),
-        pa.field("seed", pa.int64(), nullable=False),
-        pa.field("engine", pa.string(), nullable=False),
-    ]
-)
 ROW_GROUP = 2048
 """Rows per row group: the unit that is read to look one answer up."""
 SMALL = 16_384
 """Parts with fewer rows are merged once there are MANY of them."""
 MANY = 64
 _CACHED_GROUPS = 16
-_DAMAGE = (pa.ArrowException, OSError, ValueError, KeyError)
+DAMAGED = "damaged"
+_DAMAGE = (pa.ArrowException, OSError, ValueError, KeyError, TypeError, IndexError, OverflowError, MemoryError)
 """What reading a damaged part can raise, besides that it is not there."""
+
+log = logging.getLogger("pugc")
+
+
+class _DamagedError(Exception):
+    """A part that cannot be read, or holds a row that was not written so. Its arguments: the part's name, and why."""
 
 
 class Ledger:
@@ -145,6 +147,7 @@ class _Shelf:
         self.folder = folder
         self.pending: list[Generation] = []
         self._writer = uuid.uuid4().hex[:12]
+        self._passed_over: set[str] = set()
         self._reset()
         self.refresh()
 
@@ -152,25 +155,24 @@ class _Shelf:
         wanted = set(keys)
         found = {g.key: g for g in self.pending if g.key in wanted}
         left = [key for key in keys if key not in found]
-        for attempt in range(3):
+        attempts = 0
+        while True:  # every turn but three has one part less
             try:
                 return found | self._read(left)
+            except _DamagedError as damage:
+                self._set_aside(*damage.args)
             except FileNotFoundError:  # another process merged parts meanwhile
-                if attempt == 2:
+                attempts += 1
+                if attempts == 3:
                     raise StorageError(f"ledger parts vanish while being read: {self.folder}") from None
-                self._reset()
-                self.refresh()
-        raise AssertionError("unreachable")
+            self._reset()
+            self.refresh()
 
     def flush(self) -> None:
         if not self.pending:
             return
         rows = list(self.pending)
-        table = pa.table(
-            {name: pa.array([getattr(g, name) for g in rows], type=SCHEMA.field(name).type) for name in SCHEMA.names},
-            schema=SCHEMA,
-        )
-        name = self._write(table)
+        name = self._write(as_table(rows))
         del self.pending[: len(rows)]
         self._index([name], [[g.key for g in rows]])
         if sum(self._sizes[part] < SMALL for part in self._parts) >= 4 * MANY:
@@ -184,16 +186,36 @@ class _Shelf:
         tables = []
         for name in list(small):
             try:
-                tables.append(self._table(name))
+                rows = self._rows(name, self._table(name))
             except FileNotFoundError:
                 small.remove(name)
+            except _DamagedError as damage:
+                self._set_aside(*damage.args)
+                small.remove(name)
+            else:
+                tables.append(as_table(rows))
         if not tables:
             return
-        self._write(pa.concat_tables(tables).cast(SCHEMA))
+        self._write(pa.concat_tables(tables))
         for name in small:
             storage.delete(storage.join(self.folder, name))
         self._reset()
         self.refresh()
+
+    def _set_aside(self, name: str, why: str) -> None:
+        """Move a damaged part out of the way. Where that cannot be done it is passed over as long as this lasts."""
+        path, aside = (storage.join(self.folder, *place) for place in ((name,), (DAMAGED, name)))
+        self._passed_over.add(name)
+        done = f"it is now {aside}"
+        try:
+            storage.move(path, aside)
+        except FileNotFoundError:  # another process was quicker
+            return
+        except StorageError as err:
+            done = f"it stays where it is ({err.problem})"
+        log.warning(
+            "ledger part %s is damaged (%s); %s, and what only it held is asked for again", path, why[:300], done
+        )
 
     def _write(self, table: pa.Table) -> str:
         buffer = io.BytesIO()
@@ -203,15 +225,15 @@ class _Shelf:
         storage.write(storage.join(self.folder, name), buffer.getvalue())
         return name
 
-    def _table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+    def _table(self, name: str, columns: list[str] | None = None) -> pa.Table:
         path = storage.join(self.folder, name)
         data = storage.read(path)
         try:
-            # No object of Python's for arrow's own threads to hold: they may outlive the interpreter at its exit.
-            table = pq.read_table(pa.BufferReader(data), columns=columns, page_checksum_verification=True)
-            return table.select(columns or SCHEMA.names)
+            # Without threads, which may outlive the interpreter at its exit and abort it.
+            file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+            return checked(file.read(columns=columns, use_threads=False))
         except _DAMAGE as err:
-            raise _unreadable(path, err) from err
+            raise _DamagedError(name, f"{type(err).__name__}: {err}") from err
 
     def _reset(self) -> None:
         self._parts: list[str] = []
@@ -222,7 +244,7 @@ class _Shelf:
         self._fresh: dict[bytes, tuple[int, int]] = {}
 
     def refresh(self) -> None:
-        known = set(self._parts)
+        known = {*self._parts, *self._passed_over}
         names, keys, missed = [], [], False
         for name in storage.names(self.folder, ".parquet"):
             if name in known:
@@ -231,6 +253,9 @@ class _Shelf:
                 column = self._table(name, ["key"]).column("key")
             except FileNotFoundError:  # merged since the folder was listed, into a part that the list lacks
                 missed = True
+                continue
+            except _DamagedError as damage:
+                self._set_aside(*damage.args)
                 continue
             names.append(name)
             keys.append(column.to_pylist())
@@ -282,30 +307,35 @@ class _Shelf:
                     note(place >> 32, place & 0xFFFFFFFF, key)
         found: dict[bytes, Generation] = {}
         for (part, group), rows in sorted(places.items()):
-            taken = self._group(part, group).take([row for row, _ in rows])
-            for values, (_, key) in zip(taken.to_pylist(), rows, strict=True):
-                if values["key"] == key and key not in found:
-                    found[key] = Generation(**values)
+            table = self._group(part, group)
+            if max(row for row, _ in rows) >= len(table):
+                raise _DamagedError(self._parts[part], "it has fewer rows than keys")
+            taken = table.take([row for row, _ in rows])
+            for generation, (_, key) in zip(self._rows(self._parts[part], taken), rows, strict=True):
+                if generation.key == key and better(generation, found.get(key)):
+                    found[key] = generation
         return found
+
+    def _rows(self, name: str, table: pa.Table) -> list[Generation]:
+        try:
+            return as_written(table)
+        except _DAMAGE as err:
+            raise _DamagedError(name, str(err)) from err
 
     def _group(self, part: int, group: int) -> pa.Table:
         if (part, group) not in self._files:
-            path = storage.join(self.folder, self._parts[part])
-            fs, inner = storage.filesystem(path)
+            name = self._parts[part]
+            fs, inner = storage.filesystem(storage.join(self.folder, name))
             try:
                 with fs.open(inner, "rb") as handle:
                     file = pq.ParquetFile(handle, page_checksum_verification=True)
-                    self._files[part, group] = file.read_row_group(group, use_threads=False).select(SCHEMA.names)
+                    self._files[part, group] = checked(file.read_row_group(group, use_threads=False))
             except FileNotFoundError:
                 raise
-            except _DAMAGE as err:
-                raise _unreadable(path, err) from err
+            except _DAMAGE:
+                # Damaged, or not to be reached just now: the whole file, read first and parsed then, tells which.
+                self._files[part, group] = self._table(name).slice(group * ROW_GROUP, ROW_GROUP)
             if len(self._files) > _CACHED_GROUPS:
                 self._files.popitem(last=False)
         self._files.move_to_end((part, group))
         return self._files[part, group]
-
-
-def _unreadable(path: str, err: Exception) -> StorageError:
-    fix = "move the file away; its calls are made again"
-    return StorageError(f"ledger part {path} is not readable: {err}", fix=fix)

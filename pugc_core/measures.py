@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
+from pugc_core.engines.base import CUT_OFF
+
 BANDS = (1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5)
 """Lower ends of the bands in which rewards are counted; each is half a point wide, the last one closed."""
 
@@ -55,6 +57,12 @@ def parse_rate(measures: Measures) -> float | None:
     return measures.get("parsed", 0) / answers if answers else None
 
 
+def cut_off_share(measures: Measures) -> float | None:
+    """Share of the responses that were cut off, kept or not; None where there are none."""
+    answered = measures.get("answered", 0)
+    return measures.get("cut_off", 0) / answered if answered else None
+
+
 def _sums(name: str, values: pl.Series) -> dict[str, float]:
     known = values.drop_nulls().cast(pl.Float64)
     return {
@@ -88,7 +96,10 @@ def _relevance(frame: pl.DataFrame) -> dict[str, float]:
 def _responses(frame: pl.DataFrame) -> dict[str, float]:
     return {
         **_sums("tokens", frame.filter("keep")["n_tokens"]),
-        "cut_off": frame.filter(pl.col("keep"), pl.col("finish_reason") == "length").height,
+        "answered": frame["text"].count(),
+        "cut_off": frame.filter(
+            pl.col("text").is_not_null(), pl.col("finish_reason").str.to_lowercase().is_in(CUT_OFF)
+        ).height,
     }
 
 
@@ -104,6 +115,7 @@ def _rewards(frame: pl.DataFrame) -> dict[str, float]:
     measures: dict[str, float] = {
         "answers": scores["draw"].count(),
         "parsed": scores["score"].count(),
+        "voteless": frame.filter(pl.col("n_valid") == 0, pl.col("votes").list.len() > 0).height,
         "instructions": ties.height,
         "tied": int(ties["tied"].sum()),
         **_sums("reward", judged["reward"]),
@@ -122,6 +134,7 @@ def _pairs(frame: pl.DataFrame) -> dict[str, float]:
         **_sums("margin", kept["margin"]),
         **_sums("chosen_tokens", kept["chosen_tokens"]),
         **_sums("rejected_tokens", kept["rejected_tokens"]),
+        "cut_off": int((kept["chosen_cut_off"] | kept["rejected_cut_off"]).sum()),
     }
 
 

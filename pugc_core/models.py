@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -10,11 +12,31 @@ from typing import Any, Literal
 from pydantic import Field
 
 from pugc_core import tiny
-from pugc_core.config import Config
+from pugc_core.config import Config, digest
 from pugc_core.errors import ModelNotFound
 
 BUNDLED = "pugc/tiny"
 """The id of the model that ships in the package."""
+
+UNBOUNDED = 2**31 - 1
+"""As a context in tokens: the model's own, whatever that is."""
+HARMLESS = frozenset(
+    {
+        # vLLM: devices, memory, scheduling, loading, logging
+        *("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "enable_expert_parallel", "device"),
+        *("distributed_executor_backend", "disable_custom_all_reduce", "gpu_memory_utilization", "cpu_offload_gb"),
+        *("kv_cache_memory_bytes", "swap_space", "block_size", "num_gpu_blocks_override", "max_num_seqs"),
+        *("max_num_batched_tokens", "max_num_partial_prefills", "max_long_partial_prefills", "scheduling_policy"),
+        *("async_scheduling", "enable_prefix_caching", "enable_chunked_prefill", "enforce_eager", "seed"),
+        *("compilation_config", "max_parallel_loading_workers", "safetensors_load_strategy", "download_dir"),
+        *("disable_log_stats", "hf_token", "max_loras", "max_lora_rank", "max_cpu_loras"),
+        # transformers
+        "batch_size",
+        # endpoint
+        *("max_in_flight", "max_retries", "timeout_s", "supports_n", "backoff_s"),
+    }
+)
+"""Options that leave the answers as they are, up to rounding. Every other option is taken to shape them."""
 
 EngineName = Literal["auto", "vllm", "transformers", "endpoint", "scripted"]
 
@@ -35,20 +57,33 @@ class ModelSpec(Config):
     id: str
     """A hub id, a local Hugging Face folder, or `pugc/tiny` for the bundled model."""
     revision: str | None = None
-    """Hub commit or tag. Pin it: answers in the ledger are filed under id and revision."""
+    """Hub commit or tag. Without a commit here, the one that is loaded first is written down beside the answers in the
+    ledger, and loaded from then on."""
+    adapter: str | None = None
+    """Folder with a LoRA adapter to put on the model, as peft saves it. Local engines only: a server is asked for an
+    adapter by the adapter's name, as `id`."""
     engine: EngineName = "auto"
     """`auto` takes endpoint where `base_urls` is set, else vllm where it is installed, else transformers."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     max_model_len: int | None = Field(None, gt=0)
-    """Context in tokens, prompt and answer together; null takes the model's own. Longer prompts are dropped."""
-    base_urls: tuple[str, ...] = ()
-    """For `endpoint`: one or more OpenAI-compatible servers with this model."""
+    """Context in tokens, prompt and answer together; null takes the model's own. Prompts that leave no room for the
+    answer are dropped. An answer that a smaller context cut is asked for again."""
+    system_role: bool | None = None
+    """Whether the model's chat format has a place for system texts; where it has none they go before the first user
+    text. null finds out: local engines from the template, `endpoint` from the server's error. Say false where a server
+    leaves them out without a word."""
+    base_urls: tuple[str, ...] = Field((), repr=False)
+    """For `endpoint`: one or more OpenAI-compatible servers with this model. A user and a password in a URL are sent
+    to that server, and shown nowhere."""
+    served_as: str | None = None
+    """For `endpoint`: the name by which the server's answers call the model, where it is another than `id`."""
     api_key_env: str = "OPENAI_API_KEY"
     """For `endpoint`: the environment variable with the key; may be unset for a local server."""
     price: Price = Price()
     """What its tokens cost, for the sums that the web UI shows. Not part of the identity."""
     options: dict[str, Any] = Field(default_factory=dict)
-    """Passed on to the engine as they are, such as `tensor_parallel_size` for vLLM. Not part of the identity."""
+    """Passed on to the engine as they are, such as `tensor_parallel_size` for vLLM. Part of the identity, but for those
+    known to leave the answers as they are (`HARMLESS`)."""
 
     def __hash__(self) -> int:
         return hash(self.model_dump_json())
@@ -67,27 +102,69 @@ class ModelSpec(Config):
 
     @property
     def identity(self) -> str:
-        """The name in ledger keys: id@revision, and for a local folder a hash of what is in it.
+        """The name in ledger keys: id@revision, for a local folder a hash of what is in it, and behind a "+" the
+        names of the settings that shape answers, where any is not at its default, with a hash of their values.
 
         Raises ModelNotFound when a local folder holds no model.
         """
         if self.engine == "scripted":
             return f"{self.id}@scripted"
+        name = f"{self.id}@{self.revision or 'main'}"
         if self.engine != "endpoint" and (self.id == BUNDLED or self.local):
-            return f"{Path(self.id).name}@{folder_hash(Path(self.location))}"
-        return f"{self.id}@{self.revision or 'main'}"
+            name = f"{Path(self.id).name}@{folder_hash(Path(self.location))}"
+        shaping = self.shaping
+        return f"{name}+{','.join(sorted(shaping))}:{digest(shaping)}" if shaping else name
+
+    @property
+    def shaping(self) -> Mapping[str, Any]:
+        """The settings beside id and revision that shape answers, but for those at their default; of files the hash."""
+        found = {name: _content(value) for name, value in self.options.items() if name not in HARMLESS}
+        if self.dtype != "auto":
+            found["dtype"] = self.dtype
+        if self.system_role is False:
+            found["system_role"] = False
+        if self.adapter is not None:
+            found["adapter"] = folder_hash(Path(self.adapter).expanduser(), "adapter_config.json")
+        return found
+
+    @property
+    def context(self) -> int:
+        """Context in tokens that answers are made under, as far as it can be told without loading the model."""
+        if self.max_model_len is not None:
+            return self.max_model_len
+        if self.base_urls:
+            return UNBOUNDED
+        try:
+            config = json.loads((Path(self.location) / "config.json").read_bytes())
+            return int(config["max_position_embeddings"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return UNBOUNDED
 
 
-def folder_hash(folder: Path) -> str:
+def folder_hash(folder: Path, needed: str = "config.json") -> str:
+    """Sixteen hex digits over the files of a model's folder. Raises ModelNotFound where the file `needed` is not."""
     kinds = {".json", ".safetensors", ".model", ".jinja", ".txt", ".bin"}
     # Records of how it was made say nothing of what it says.
     files = sorted(p for p in folder.glob("*") if p.suffix in kinds and p.name not in ("training.json", "lineage.json"))
-    if not any(p.name == "config.json" for p in files):
+    if not any(p.name == needed for p in files):
+        kind = "model" if needed == "config.json" else "adapter"
         raise ModelNotFound(
-            f"no model in {folder}: it has no config.json", fix="name a Hugging Face model folder or a hub id"
+            f"no {kind} in {folder}: it has no {needed}", fix="name a Hugging Face model folder or a hub id"
         )
-    state = tuple((str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files)
-    return _hash_files(state)
+    return _hash_files(_state(files))
+
+
+def _content(value: Any) -> Any:
+    """An option's value; for the path of a file or a folder, what is in it."""
+    path = Path(value).expanduser() if isinstance(value, str) and "/" in value else None
+    if path is None or not path.exists():
+        return value
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    return f"{path.name}@{_hash_files(_state(files))}"
+
+
+def _state(files: Sequence[Path]) -> tuple[tuple[str, int, int], ...]:
+    return tuple((str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files)
 
 
 @lru_cache(maxsize=64)

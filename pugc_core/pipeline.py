@@ -1,4 +1,8 @@
-"""One stage over many shards: reuse what is current, make the rest in one pass, hand each table out when it is done."""
+"""One stage over many shards: reuse what is current, make the rest in one pass, hand each table out when it is done.
+
+No error of one shard stops another's. A shard that cannot be made gets an empty table whose footer says why, so that
+the stages after it have something to go on with: empty tables of their own. It is tried again at every pass.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +13,17 @@ import polars as pl
 
 from pugc_core.dispatch import Calls, answer
 from pugc_core.engines.base import Engine
-from pugc_core.errors import PugcError, StorageError
+from pugc_core.errors import PugcError, StorageError, as_pugc_error
 from pugc_core.ledger import Ledger
+from pugc_core.references import NAME, References, wanted
 from pugc_core.stages.base import Build, Stage
 from pugc_core.stages.dataset import ALL
-from pugc_core.tables import Footer, Loaded, Store, file_hash, make_footer
+from pugc_core.tables import Footer, Loaded, Store, failed_footer, file_hash, make_footer
 
 
 class Made(NamedTuple):
-    """A shard's table, its footer and the calls it took. `frame` is None when the table on disk is already it."""
+    """A shard's table, its footer and the calls it took. `frame` is None when the table on disk is already it. Of a
+    shard that failed, the table is empty and the footer says why."""
 
     shard: str
     frame: pl.DataFrame | None
@@ -33,9 +39,12 @@ class Pass:
     """One pass of `stage` over `shards` for the recipe named `recipe`.
 
     `inputs` are the tables it reads; stage `ugc` reads its shard's source file, which `path_of` finds; its content hash
-    is taken from `source_hashes` where it is known. Iterating
-    yields each shard as soon as it is finished. A shard that fails does not stop the others; when all are through,
-    one error tells of those that failed.
+    is taken from `source_hashes` where it is known. `context` is the context of the stage's model in tokens, 0 where it
+    is not known: answers that a smaller one cut are asked for again. `references` give other posts to a stage that
+    shows them (over all tables `ugc`, unless given). Iterating yields each shard as soon as it is finished, those that
+    failed too; `failed` has their errors. A shard whose input tables are not there, or do not fit together, is in
+    `failed` and keeps the table that it has; only where no shard has its inputs does this raise. An error of the
+    engine, of the ledger or of the whole data set raises too.
     """
 
     def __init__(
@@ -50,10 +59,13 @@ class Pass:
         engine: Callable[[], Engine],
         path_of: Callable[[str], str],
         source_hashes: Mapping[str, str] | None = None,
-        progress: Callable[[int, int], None] | None = None,
+        context: int = 0,
+        progress: Callable[[int, int, str], None] | None = None,
+        references: References | None = None,
     ) -> None:
         self.stage = stage
         self.calls = Calls()
+        self.failed: dict[str, PugcError] = {}
         self._recipe = recipe
         self._shards = list(shards)
         self._inputs = inputs
@@ -62,37 +74,50 @@ class Pass:
         self._engine = engine
         self._path_of = path_of
         self._source_hashes = source_hashes or {}
+        self._context = context
         self._progress = progress
+        self._references = references or References(store, recipe)
 
     def __iter__(self) -> Iterator[Made]:
         self._ledger.refresh()
-        failed: dict[str, PugcError] = {}
         stale: dict[str, dict[str, str]] = {}
         for shard in self._shards:
             try:
                 hashes = self._hashes(shard)
-            except PugcError as err:
-                failed[shard] = err
+            except Exception as err:
+                self.failed[shard] = as_pugc_error(err)
+                if not self.stage.inputs:  # the file itself cannot be read
+                    yield self._failed(shard, {"source": ""}, Calls())
                 continue
             footer = self._current(shard)
             if footer is not None and footer.made_from(self.stage.fingerprint, hashes):
                 yield Made(shard, None, footer, Calls())
             else:
                 stale[shard] = hashes
+        if len(self.failed) == len(self._shards) and self.failed and self.stage.inputs:
+            raise _failure(self.stage.name, self.failed)
         builds = ((shard, self._build(shard)) for shard in stale)
-        for shard, result, calls in answer(builds, self._ledger, self._engine, progress=self._progress):
+        answers = answer(builds, self._ledger, self._engine, context=self._context, progress=self._progress)
+        for shard, result, calls in answers:
             self.calls.add(calls)
-            if isinstance(result, PugcError):
-                failed[shard] = result
-                continue
             try:
+                if isinstance(result, PugcError):
+                    raise result
                 footer = make_footer(result, self.stage.name, shard, self.stage.fingerprint, stale[shard])
-            except PugcError as err:
-                failed[shard] = err
-                continue
-            yield Made(shard, result, footer, calls)
-        if failed:
-            raise _failure(self.stage.name, failed, len(self._shards))
+                made = Made(shard, result, footer, calls)
+            except Exception as err:
+                self.failed[shard] = as_pugc_error(err)
+                if shard == ALL:
+                    raise
+                made = self._failed(shard, stale[shard], calls)
+            yield made
+
+    def _failed(self, shard: str, hashes: Mapping[str, str], calls: Calls) -> Made:
+        """The empty table of a shard that failed, unless it is there already."""
+        why = self.failed[shard].line
+        footer = failed_footer(self.stage.name, shard, self.stage.fingerprint, hashes, why)
+        frame = None if self._current(shard) == footer else self.stage.table.frame([])
+        return Made(shard, frame, footer, calls)
 
     def _current(self, shard: str) -> Footer | None:
         try:
@@ -118,7 +143,8 @@ class Pass:
                         f"{name} of shard {shard} was made from an older {earlier}",
                         fix=f"pugc run --recipe {self._recipe} --shard {shard} --to {self.stage.name}",
                     )
-        return {name: footer.content for name, footer in footers.items()}
+        hashes = {name: footer.content for name, footer in footers.items()}
+        return hashes | ({NAME: self._references.state(shard)} if wanted(self.stage) else {})
 
     def _build(self, shard: str) -> Build:
         # A generator, so that a shard's tables are read when its turn comes and not before.
@@ -137,15 +163,13 @@ class Pass:
             }
         else:
             frames = {name: self._inputs[name][shard].frame() for name in self.stage.inputs}
+            if wanted(self.stage):
+                frames[NAME] = self._references.table(shard)
         return (yield from self.stage.build(shard, frames))
 
 
-def _failure(stage: str, failed: Mapping[str, PugcError], total: int) -> PugcError:
+def _failure(stage: str, failed: Mapping[str, PugcError]) -> PugcError:
     shard, first = next(iter(failed.items()))
-    if total == 1:
+    if len(failed) == 1:
         return first
-    others = f" (also: {', '.join(list(failed)[1:6])})" if len(failed) > 1 else ""
-    return type(first)(
-        f"{stage}: {len(failed)} of {total} shards failed, the others are done; {shard}: {first.problem}{others}",
-        fix=first.fix,
-    )
+    return type(first)(f"{stage}: none of {len(failed)} shards can be made; {shard}: {first.problem}", fix=first.fix)

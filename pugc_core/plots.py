@@ -44,7 +44,7 @@ def curves(curve: Sequence[Mapping[str, float]], title: str) -> Figure:
         rows = [row for row in curve if name in row]  # a loss without pairs has no accuracy
         steps, values = [row["step"] for row in rows], [row[name] for row in rows]
         ax.plot(steps, values, color=colour, marker="." if len(steps) < 30 else "")
-        _label(ax, f"{title}: {name}", "step")
+        _label(ax, f"{title}: {name}, training pairs", "step")
     return figure
 
 

@@ -115,7 +115,7 @@ class Recipe(Config):
             responses,
             Rewards(self.rewards, *asked("reward_judge")),
             Pairs(self.pairs),
-            Dataset(self.dataset, responses.prompt),
+            Dataset(self.dataset, responses.prompt, self.ugc.near_duplicates, self.ugc.similarity),
         )
         for stage in stages:
             _ = stage.fingerprint  # loads the prompt now, so that a bad one is told before anything runs
@@ -176,10 +176,9 @@ def _read(path: Path, folders: Sequence[Path], seen: tuple[Path, ...]) -> dict[s
         raise RecipeError(f"recipe {path}: extends = {base!r} is not the name of one recipe", fix='extends = "tiny"')
     beside = path.parent / (base if base.endswith(".toml") else f"{base}.toml")
     base_path = beside if beside.is_file() and beside != path else _find(base, folders, path)
-    merged = _merge(_read(base_path, folders, (*seen, path)), data)
-    if "name" not in data:
-        merged["name"] = path.stem  # a base's name is its own
-    return merged
+    below = _read(base_path, folders, (*seen, path))
+    below.pop("about", None)  # a base's name and sentence are its own
+    return _merge(below, {"name": path.stem, **data})
 
 
 def _resolve_paths(data: dict[str, Any], folder: Path) -> None:
@@ -188,8 +187,9 @@ def _resolve_paths(data: dict[str, Any], folder: Path) -> None:
             table["prompt"] = str((folder / table["prompt"]).resolve())
     models = data.get("models")
     for model in models.values() if isinstance(models, dict) else ():
-        if isinstance(model, dict) and str(model.get("id", "")).startswith(("./", "../")):
-            model["id"] = str((folder / model["id"]).resolve())
+        for key in ("id", "adapter") if isinstance(model, dict) else ():
+            if str(model.get(key, "")).startswith(("./", "../")):
+                model[key] = str((folder / model[key]).resolve())
 
 
 def _merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:

@@ -91,6 +91,14 @@ def _table(name: str, key: str, columns: Sequence[tuple[str, pl.DataType, str]])
     return Table(name, key, {c: Column(dtype, meaning) for c, dtype, meaning in (*columns, *verdict)})
 
 
+_ORIGIN: Sequence[tuple[str, pl.DataType, str]] = [
+    ("source", pl.String(), "where the post was published"),
+    ("author", pl.String(), "who wrote the post"),
+    ("url", pl.String(), "where the post can be read"),
+    ("license", pl.String(), "under which licence the post stands, as its source says"),
+]
+"""What goes with a post's content wherever it goes."""
+ORIGIN = tuple(name for name, _, _ in _ORIGIN)
 VOTE = pl.Struct({"draw": pl.Int32(), "score": pl.Int8(), "feedback": pl.String()})
 
 UGC = _table(
@@ -153,7 +161,7 @@ RESPONSES = _table(
         ("draw", pl.Int32(), "which of the K draws"),
         ("text", pl.String(), "the policy's answer"),
         ("n_tokens", pl.Int32(), "tokens of the answer, as the policy counts"),
-        ("finish_reason", pl.String(), "stop, length, or the engine's word for a refusal"),
+        ("finish_reason", pl.String(), "stop, length (cut off), or the engine's word for a refusal"),
     ],
 )
 REWARDS = _table(
@@ -176,6 +184,11 @@ PAIRS = _table(
         ("instruction_id", pl.String(), "the instruction"),
         ("ugc_id", pl.String(), "the post that served as reference"),
         ("instruction", pl.String(), "the instruction's text"),
+        ("line", pl.Int64(), "line of the post in its file"),
+        ("post", pl.String(), "the post's text"),
+        *_ORIGIN,
+        ("title", pl.String(), "the post's title"),
+        ("thread", pl.String(), "conversation the post belongs to, as its source names it"),
         ("chosen_response_id", pl.String(), "the better response"),
         ("rejected_response_id", pl.String(), "the worse response"),
         ("chosen", pl.String(), "its text"),
@@ -185,6 +198,8 @@ PAIRS = _table(
         ("margin", pl.Float64(), "chosen_reward - rejected_reward"),
         ("chosen_tokens", pl.Int32(), "its length"),
         ("rejected_tokens", pl.Int32(), "its length"),
+        ("chosen_cut_off", pl.Boolean(), "whether its text was cut off, so that it has no end"),
+        ("rejected_cut_off", pl.Boolean(), "whether its text was cut off"),
     ],
 )
 _TURNS = pl.List(pl.Struct({"role": pl.String(), "content": pl.String()}))
@@ -196,13 +211,17 @@ DATASET = _table(
         ("instruction_id", pl.String(), "its instruction"),
         ("ugc_id", pl.String(), "its post"),
         ("shard", pl.String(), "its shard"),
-        ("split", pl.String(), "train or test, by hash of ugc_id"),
+        ("split", pl.String(), "train or test, the same for all pairs of a group"),
+        ("group", pl.String(), "posts of one thread or title, near-duplicate posts and questions"),
+        *_ORIGIN,
         ("prompt", _TURNS, "conversational prompt, as TRL reads it"),
         ("chosen", _TURNS, "the better answer"),
         ("rejected", _TURNS, "the worse answer"),
         ("chosen_reward", pl.Float64(), "reward of chosen"),
         ("rejected_reward", pl.Float64(), "reward of rejected"),
         ("margin", pl.Float64(), "their difference"),
+        ("chosen_cut_off", pl.Boolean(), "whether chosen was cut off: no end is trained after it"),
+        ("rejected_cut_off", pl.Boolean(), "whether rejected was cut off: likewise"),
     ],
 )
 TABLES = {t.name: t for t in (UGC, QUALITY, INSTRUCTIONS, RELEVANCE, RESPONSES, REWARDS, PAIRS, DATASET)}

@@ -1,33 +1,75 @@
-"""What the last run asked of the models, by stage: a small JSON file per recipe."""
+"""What the last run asked of the models and which shards it went over, by stage: a small JSON file per recipe."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pugc_core import storage
+from pugc_core.changes import Change
 from pugc_core.dispatch import Calls
+from pugc_core.errors import StorageError
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What a run has done of a stage so far: a command may run a stage several times, over different shards."""
+
+    shards: Sequence[str] = ()
+    calls: Calls = field(default_factory=Calls)
+    change: Change = field(default_factory=Change)
 
 
 def record(
-    path: str, run: str, stage: str, role: str, calls: Calls, *, shards: int, reused: int, seconds: float
+    path: str,
+    run: str,
+    stage: str,
+    role: str,
+    calls: Calls,
+    *,
+    shards: Sequence[str],
+    reused: int,
+    seconds: float,
+    change: Change | None = None,
 ) -> None:
-    """Note a stage's calls under the run's id. A new run id starts a new page."""
+    """Note a stage's calls and its shards under the run's id; `change` is that of the whole run so far. A new run id
+    starts a new page."""
     page = last(path)
     if page.get("run") != run:
-        page = {"run": run, "stages": {}}
-    # A command may run a stage several times, over different shards.
-    counts = {**asdict(calls), "shards": shards, "reused": reused, "seconds": round(seconds, 2)}
+        page = {"run": run, "stages": {}, "seen": {}}
+    counts = {**asdict(calls), "shards": len(shards), "reused": reused, "seconds": round(seconds, 2)}
     before = page["stages"].get(stage, {})
     page["stages"][stage] = {"role": role, **{name: before.get(name, 0) + n for name, n in counts.items()}}
-    storage.write(path, json.dumps(page, indent=2).encode())
+    names = page["seen"].get(stage, {}).get("shards", [])
+    page["seen"][stage] = {"shards": [*names, *shards], "change": asdict(change or Change())}
+    storage.write(path, json.dumps({**page, "checksum": _checksum(page)}, indent=2).encode())
+
+
+def earlier(path: str, run: str, stage: str) -> Earlier:
+    """What the run of this id has noted of a stage."""
+    page = last(path)
+    if page.get("run") != run or stage not in page["seen"]:
+        return Earlier()
+    counts, seen = page["stages"][stage], page["seen"][stage]
+    calls = Calls(**{name: counts.get(name, 0) for name in Calls.__dataclass_fields__})
+    change = Change(**{**seen["change"], "examples": tuple(seen["change"]["examples"])})
+    return Earlier(seen["shards"], calls, change)
 
 
 def last(path: str) -> dict[str, Any]:
-    """The page of the last run: {"run": id, "stages": {stage: {role, made, from_ledger, ...}}}; {} before the first."""
+    """The page of the last run: {"run": id, "stages": {stage: {role, made, from_ledger, ...}}, "seen": ...}; {} before
+    the first, and where the page is damaged."""
     try:
-        page: dict[str, Any] = json.loads(storage.read(path))
-    except (FileNotFoundError, json.JSONDecodeError):
+        page = dict(json.loads(storage.read(path)))
+        if page.keys() == {"run", "stages"}:  # as it was before it had a checksum
+            return {**page, "seen": {}}
+        return page if page.pop("checksum") == _checksum(page) else {}
+    except (FileNotFoundError, StorageError, ValueError, TypeError, KeyError):
         return {}
-    return page
+
+
+def _checksum(page: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(page, sort_keys=True).encode()).hexdigest()[:16]

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pugc_core.errors import StorageError
 from pugc_core.recipe import Recipe
+from pugc_core.references import NAME, References, wanted
 from pugc_core.stages.base import Stage
 from pugc_core.stages.dataset import ALL
 from pugc_core.tables import FORMAT, Footer
@@ -19,8 +20,9 @@ from pugc_core.training import lineage
 from pugc_core.workspace import Workspace
 
 MISSING = "not made yet"
-_PARTS = {
+PARTS = {
     "version": "code",
+    "near": "rule for near-duplicates",
     "model": "model",
     "context": "model's context",
     "sampling": "sampling parameters",
@@ -38,11 +40,14 @@ class Survey:
 
     `stages` has every stage in run order ("policy/<objective>" for policies), each with the reason by shard; a stage
     without shards has the one shard "_all". `total` counts the tables that there should be, `made` those there are.
+    `failed` has the shards that could not be made of what is there now, with the reason, by stage: running them again
+    changes nothing until their file does, so they are not out of date.
     """
 
     stages: Mapping[str, Mapping[str, str]]
     total: Mapping[str, int]
     made: Mapping[str, int]
+    failed: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def outdated(self, stage: str) -> dict[str, str]:
         """The tables of a stage that are there and out of date, with the reason."""
@@ -60,6 +65,8 @@ class Survey:
             parts.append(f"{noun}out of date: {reasons(outdated.values())}")
         if missing:
             parts.append("not made yet" if ALL in missing else f"{len(missing)} shards not made yet")
+        if failed := self.failed.get(stage):
+            parts.append(f"{len(failed)} of {self.total[stage]} shards could not be made")
         return "; ".join(parts) or "up to date"
 
 
@@ -78,8 +85,10 @@ def survey(recipe: Recipe, stages: Mapping[str, Stage], workspace: Workspace, to
         names = list(stages)
         stages = {name: stages[name] for name in names[: names.index(to) + 1]}
     sources = workspace.source_hashes()
+    references = References(workspace.store, recipe.name, sources)
     footers = {name: workspace.store.footers(recipe.name, name) for name in stages}
     found: dict[str, dict[str, str]] = {}
+    failed: dict[str, dict[str, str]] = {}
     total, made = {}, {}
     for name, stage in stages.items():
         if name == "dataset":
@@ -89,11 +98,15 @@ def survey(recipe: Recipe, stages: Mapping[str, Stage], workspace: Workspace, to
         found[name] = {}
         for shard, source in sources.items():
             inputs = _inputs_now(stage, shard, source, footers)
+            if wanted(stage) and shard in footers["ugc"]:
+                inputs[NAME] = _state(references, shard)
             before = next((found[i][shard] for i in stage.inputs if shard in found[i]), None)
             if why := _why(name, fingerprint, there.get(shard), inputs, before):
                 found[name][shard] = why
+            elif shard in there and there[shard].failed:
+                failed.setdefault(name, {})[shard] = there[shard].failed
     if "dataset" not in stages:
-        return Survey(found, total, made)
+        return Survey(found, total, made, failed)
     dataset = footers["dataset"].get(ALL)
     pairs = {f"pairs/{shard}": f.content for shard, f in footers["pairs"].items() if shard in sources}
     before = _summed(found["pairs"], len(sources))
@@ -105,13 +118,20 @@ def survey(recipe: Recipe, stages: Mapping[str, Stage], workspace: Workspace, to
         why = _policy(recipe, objective, workspace, dataset, found["dataset"].get(ALL))
         total[name], made[name] = 1, int(why != MISSING)
         found[name] = {ALL: why} if why else {}
-    return Survey(found, total, made)
+    return Survey(found, total, made, failed)
 
 
 def _inputs_now(stage: Stage, shard: str, source: str, footers: Mapping[str, Mapping[str, Footer]]) -> dict[str, str]:
     if not stage.inputs:
         return {"source": source}
     return {name: footers[name][shard].content for name in stage.inputs if shard in footers[name]}
+
+
+def _state(references: References, shard: str) -> str:
+    try:
+        return references.state(shard)
+    except StorageError:  # a damaged table of posts, which is told where it stands
+        return ""
 
 
 def _why(
@@ -124,7 +144,7 @@ def _why(
         return "made by an older version of pugc"
     if footer.fingerprint != fingerprint:
         changed = [name for name in fingerprint if footer.fingerprint.get(name) != fingerprint[name]]
-        return f"the {stage} {' and '.join(_PARTS.get(n, n) for n in changed) or 'code'} changed"
+        return f"the {stage} {' and '.join(PARTS.get(n, n) for n in changed) or 'code'} changed"
     if before is not None:
         return before if before != MISSING else "a table before it is not made yet"
     if footer.inputs == inputs:
@@ -134,6 +154,8 @@ def _why(
     if stage == "dataset":
         return _words_of_pairs(footer.inputs, inputs)
     different = [name for name in footer.inputs.keys() | inputs.keys() if footer.inputs.get(name) != inputs.get(name)]
+    if different == [NAME]:
+        return "posts came or went, and with them its random references"
     return f"made again: the table {' and '.join(sorted(different))}"
 
 
@@ -163,7 +185,11 @@ def _policy(
         return before if before != MISSING else "the dataset is not made yet"
     now = lineage.wanted(recipe, objective, dataset.content if dataset else None)
     changed = [name for name, value in now.items() if then.get(name) != value]
-    words = {"dataset": "it was trained on another dataset", "start": "the model that it starts from changed"}
+    words = {
+        "dataset": "it was trained on another dataset",
+        "start": "the model that it starts from changed",
+        "version": "the training code changed",
+    }
     return "; ".join(words.get(name, "its training settings changed") for name in changed) or None
 
 

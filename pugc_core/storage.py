@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import stat
+import time
 import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,6 +17,11 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from pugc_core.errors import StorageError
+
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
+_ABANDONED = 3600.0
+"""Seconds after which a temporary file is one that a killed process left."""
+_swept: set[Path] = set()
 
 
 def join(root: str, *parts: str) -> str:
@@ -49,6 +56,9 @@ def write(path: str, data: bytes) -> None:
 
 def _write_local(target: Path, blocks: Iterable[bytes]) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
+    if target.parent not in _swept:  # once per process
+        _swept.add(target.parent)
+        sweep(target.parent)
     temporary = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
     try:
         with temporary.open("wb") as handle:
@@ -59,6 +69,16 @@ def _write_local(target: Path, blocks: Iterable[bytes]) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def sweep(folder: Path) -> None:
+    """Delete the temporary files that killed processes left in a folder."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if _TEMPORARY.fullmatch(entry.name):
+                with contextlib.suppress(OSError):  # another process was quicker
+                    if time.time() - entry.stat().st_mtime > _ABANDONED:
+                        os.unlink(entry)
 
 
 def _words(err: Exception) -> str:
@@ -95,6 +115,21 @@ def delete(path: str) -> None:
     fs, inner = filesystem(path)
     with contextlib.suppress(FileNotFoundError):
         fs.rm_file(inner)
+
+
+def move(path: str, target: str) -> None:
+    """Move a file to another place in the same file system. Raises FileNotFoundError when there is none, StorageError
+    when it cannot be moved."""
+    fs, inner = filesystem(path)
+    place = filesystem(target)[1]
+    try:
+        if isinstance(fs, LocalFileSystem):
+            Path(place).parent.mkdir(parents=True, exist_ok=True)
+        fs.mv(inner, place)
+    except FileNotFoundError:
+        raise
+    except Exception as err:
+        raise StorageError(f"cannot move {path}: {_words(err)}", fix=_advice(err)) from err
 
 
 def irregular(path: str) -> str | None:

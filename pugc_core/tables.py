@@ -2,7 +2,9 @@
 
 The footer carries the fingerprint of what shaped the table, the content hashes of its inputs, its own content hash,
 and its counts. Everything about a table but its rows is read from there, without touching the rows, and no clock
-enters it: the same inputs and answers give the same bytes.
+enters it: the same inputs and answers give the same bytes. A footer carries a checksum of itself.
+
+A shard that could not be made has an empty table whose footer says why. What is made from it is empty too.
 """
 
 from __future__ import annotations
@@ -11,8 +13,9 @@ import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
+from typing import Any
 
 import orjson
 import polars as pl
@@ -50,15 +53,17 @@ class Footer:
     """Sums over the rows, see `pugc_core.measures`."""
     format: int = 1
     """Which footer this is; tables with an older one are made again, which costs no calls."""
+    failed: str = ""
+    """Why the shard could not be made, and how to fix it. Its table is then empty."""
 
     @property
     def counts(self) -> Counts:
         return Counts(self.rows_in, self.kept, dict(self.dropped))
 
     def made_from(self, fingerprint: Mapping[str, str], inputs: Mapping[str, str]) -> bool:
-        """Whether the table is what these would give again."""
+        """Whether the table is what these would give again. What failed may succeed next time."""
         same = dict(self.fingerprint) == dict(fingerprint) and dict(self.inputs) == dict(inputs)
-        return same and self.format == FORMAT
+        return same and self.format == FORMAT and not self.failed
 
 
 def make_footer(
@@ -82,6 +87,13 @@ def make_footer(
     )
 
 
+def failed_footer(
+    stage: str, shard: str, fingerprint: Mapping[str, str], inputs: Mapping[str, str], why: str
+) -> Footer:
+    """The footer of the empty table of a shard that could not be made."""
+    return replace(make_footer(TABLES[stage].frame([]), stage, shard, fingerprint, inputs), failed=why)
+
+
 def content_hash(frame: pl.DataFrame) -> str:
     """Sixteen hex digits over column names and values, row by row."""
     return hashlib.sha256(frame.write_ndjson().encode()).hexdigest()[:16]
@@ -95,6 +107,27 @@ def file_hash(path: str) -> str:
         while block := handle.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()[:16]
+
+
+_FIELDS = " ".join(field.name for field in fields(Footer))
+
+
+def _sealed(footer: Footer) -> str:
+    """A footer as JSON, with a checksum of itself."""
+    content = asdict(footer)
+    return json.dumps({**content, "checksum": _checksum(content)}, sort_keys=True)
+
+
+def _opened(text: bytes) -> Footer:
+    """The footer in a file. Raises ValueError when it is not what was written; those of before have no checksum."""
+    content = json.loads(text)
+    if not isinstance(content, dict) or content.pop("checksum", None) not in (None, _checksum(content)):
+        raise ValueError("its footer is damaged")
+    return Footer(**content)
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -112,7 +145,7 @@ class Store:
     def write(self, recipe: str, frame: pl.DataFrame, footer: Footer) -> None:
         """Write a table whole, or not at all."""
         arrow = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
-        arrow = arrow.replace_schema_metadata({_FOOTER_KEY: json.dumps(asdict(footer), sort_keys=True)})
+        arrow = arrow.replace_schema_metadata({_FOOTER_KEY: _sealed(footer)})
         buffer = io.BytesIO()
         pq.write_table(arrow, buffer, compression="zstd", write_page_checksum=True)
         storage.write(self.path(recipe, footer.stage, footer.shard), buffer.getvalue())
@@ -131,7 +164,7 @@ class Store:
             return json.dumps(asdict(footer)) if footer else None
 
         folder = storage.join(self.root, recipe, stage)
-        found = remembered(folder, storage.join(folder, ".footers"), read, suffix=".parquet")
+        found = remembered(folder, storage.join(folder, ".footers"), read, suffix=".parquet", kind=_FIELDS)
         return {name.removesuffix(".parquet"): Footer(**orjson.loads(text)) for name, text in found.items()}
 
     def footer(self, recipe: str, stage: str, shard: str) -> Footer | None:
@@ -141,7 +174,7 @@ class Store:
         try:
             with fs.open(inner, "rb") as handle:
                 metadata = pq.read_schema(handle).metadata or {}
-            return Footer(**json.loads(metadata[_FOOTER_KEY]))
+            return _opened(metadata[_FOOTER_KEY])
         except FileNotFoundError:
             return None
         except KeyError:

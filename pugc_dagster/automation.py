@@ -3,30 +3,30 @@
 Per project: the sensor `inbox` makes a partition of every whole file, and `staleness` keeps the checks `up_to_date`
 true. Both cost no call and are on from the start. Per recipe, and off until somebody switches them on: the sensor
 `<recipe>_new_content` runs shards that are new or whose file changed down to `pairs`, in batches; the schedule
-`<recipe>_nightly` builds the data set and trains when enough new pairs have come. The job `refresh` makes again what
-is out of date.
+`<recipe>_nightly` builds the data set and trains when enough new pairs have come. What is out of date is the business
+of `pugc_dagster.outdated`.
 """
 
 import json
 import zoneinfo
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
 from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
 from dagster._utils.schedules import is_valid_cron_schedule
 
-from pugc_core import staleness, storage
+from pugc_core import storage
 from pugc_core.config import digest
-from pugc_core.errors import PugcError, RecipeError
-from pugc_core.recipe import Recipe, load
+from pugc_core.errors import RecipeError
+from pugc_core.recipe import Recipe
 from pugc_core.stages.dataset import ALL
+from pugc_core.staleness import Survey
 from pugc_core.summary import SHARDED
 from pugc_core.training import lineage
 from pugc_core.workspace import Workspace
-from pugc_dagster import checks
+from pugc_dagster import outdated
 from pugc_dagster.partitions import SHARDS_PER_RUN, partitions_name, shards, stretches
-from pugc_dagster.project import recipe_folders
 from pugc_dagster.stages.base import RECIPE_TAG, RUN_TAG, key
 
 _UNFINISHED = [
@@ -207,107 +207,14 @@ def new_pairs(recipe: Recipe, workspace: Workspace) -> int:
     return max((lineage.unseen(lineage.recorded(folder), pairs) for folder in folders), default=0)
 
 
-def refresh(recipes: Mapping[str, Recipe]) -> dg.JobDefinition:
-    """The job `refresh`: what is out of date, and all that follows from it."""
-
-    class Refresh(dg.Config):
-        recipe: str = "tiny" if "tiny" in recipes else next(iter(recipes), "")
-
-    @dg.op(
-        name="what_is_out_of_date",
-        description="Makes again what is out of date; what is not keeps its tables and costs nothing.",
-    )
-    def op(context: dg.OpExecutionContext, config: Refresh) -> None:
-        from pugc_dagster import execute  # it needs the definitions, which need this module
-
-        if config.recipe not in recipes:
-            raise RecipeError(f"no recipe {config.recipe!r}; known: {', '.join(recipes)}", fix="name one of them")
-        recipe, workspace = recipes[config.recipe], execute.workspace()
-        before = execute.refresh(context.instance, recipe, workspace, note=context.log.info, parent=context.run_id)
-        for stage in before.stages:
-            context.log.info(f"{stage}: {before.sentence(stage)}")
-
-    @dg.job(
-        name="refresh",
-        description="Makes again every table that is out of date, and what follows from it; as does `pugc refresh`.",
-    )
-    def job() -> None:
-        op()
-
-    return job
-
-
-def up_to_date(recipes: Sequence[Recipe]) -> dg.SensorDefinition:
-    """The sensor that keeps the checks `up_to_date` true between runs: after a prompt was edited, say."""
-
-    @dg.sensor(
-        name="staleness",
-        minimum_interval_seconds=15,
-        default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Compares every table with what would be made now, and says so in the checks `up_to_date`.",
-    )
-    def sensor(context: dg.SensorEvaluationContext, workspace: dg.ResourceParam[Workspace]) -> dg.SensorResult:
-        events: list[dg.AssetCheckEvaluation] = []
-        for recipe in recipes:
-            if not workspace.store.shards(recipe.name, "ugc"):
-                continue
-            try:
-                now = _as_it_is(recipe)
-                found = staleness.survey(now, now.stages(workspace.source), workspace)
-            except PugcError as err:
-                context.log.warning(f"recipe {recipe.name}: {err}")
-                continue
-            assets = {stage: key(recipe, *stage.split("/")) for stage in found.stages}
-            said = _said(context.instance, assets.values())
-            events += [
-                _evaluation(checks.up_to_date(asset, stage, found))
-                for stage, asset in assets.items()
-                if said.get(asset) != found.sentence(stage) and (found.made[stage] or asset in said)
-            ]
-        skip = None if events else dg.SkipReason("nothing to say that was not said")
-        return dg.SensorResult(asset_events=events, skip_reason=skip)
-
-    return sensor
-
-
-def _as_it_is(recipe: Recipe) -> Recipe:
-    """The recipe as its file says now: it may have been edited since this process began."""
-    folders = recipe_folders()
-    own = any((folder / f"{recipe.name}.toml").is_file() for folder in folders)
-    return load(recipe.name, folders) if own else recipe
-
-
-def _said(instance: dg.DagsterInstance, assets: Iterable[dg.AssetKey]) -> dict[dg.AssetKey, str]:
-    """What the checks said last, whoever evaluated them."""
-    said = {}
-    for asset in assets:
-        check = dg.AssetCheckKey(asset, checks.UP_TO_DATE)
-        records = instance.event_log_storage.get_asset_check_execution_history(check, limit=1)
-        event = records[0].event if records else None
-        if event and (result := event.asset_check_evaluation):
-            said[asset] = result.description or ""
-    return said
-
-
-def _evaluation(result: dg.AssetCheckResult) -> dg.AssetCheckEvaluation:
-    assert result.asset_key is not None
-    assert result.check_name is not None
-    return dg.AssetCheckEvaluation(
-        asset_key=result.asset_key,
-        check_name=result.check_name,
-        passed=result.passed,
-        severity=result.severity,
-        description=result.description,
-        metadata=result.metadata,
-        blocking=False,
-    )
-
-
-def of(recipes: Sequence[Recipe]) -> dict[str, Any]:
-    """Jobs, schedules and sensors of these recipes, as `dg.Definitions` takes them."""
+def of(recipes: Sequence[Recipe], found: Mapping[str, Survey] | None = None) -> dict[str, Any]:
+    """Jobs, schedules and sensors of these recipes, as `dg.Definitions` takes them. `found` is what is out of date in
+    them by now; jobs show it."""
+    shown = found or {}
     content, nights = [new_content(r) for r in recipes], [nightly(r) for r in recipes]
+    jobs = [job(r, shown.get(r.name)) for job in (outdated.refresh, outdated.mark) for r in recipes]
     return {
-        "jobs": [refresh({r.name: r for r in recipes}), *(job for job, _ in content), *(job for job, _ in nights)],
-        "sensors": [inbox, up_to_date(recipes), *(sensor for _, sensor in content)],
+        "jobs": [*jobs, *(job for job, _ in content), *(job for job, _ in nights)],
+        "sensors": [inbox, outdated.staleness_sensor(recipes), *(sensor for _, sensor in content)],
         "schedules": [schedule for _, schedule in nights],
     }

@@ -11,7 +11,9 @@ from typing import Any
 import click
 from dagster._core.errors import DagsterExecutionInterruptedError
 
-from pugc_core.errors import PugcError
+from pugc_core import DEFAULT_RECIPE
+from pugc_core.errors import PugcError, SourceError, as_pugc_error
+from pugc_dagster.terminal import Formatter, echo
 
 
 class _Group(click.Group):
@@ -19,26 +21,32 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except PugcError as err:
-            click.secho(f"error: {err.problem}", fg="red", err=True)
-            if err.fix:
-                click.secho(f"  fix: {err.fix}", fg="yellow", err=True)
+            _tell(err)
             sys.exit(1)
         except OSError as err:
-            click.secho(f"error: {err.strerror or err}: {err.filename or ''}", fg="red", err=True)
+            echo(f"error: {err.strerror or err}: {err.filename or ''}", fg="red", err=True)
             sys.exit(1)
         except (KeyboardInterrupt, DagsterExecutionInterruptedError):
-            click.secho("interrupted; the same command goes on where it stopped", fg="yellow", err=True)
+            echo("interrupted; the same command goes on where it stopped", fg="yellow", err=True)
             sys.exit(130)
+
+
+def _tell(err: PugcError) -> None:
+    echo(f"error: {err.problem}", fg="red", err=True)
+    if err.fix:
+        echo(f"  fix: {err.fix}", fg="yellow", err=True)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="pugc")
 def main() -> None:
     """Preference data from user-generated content, and policies trained on it."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(Formatter("%(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
 
 
-_recipe_option = click.option("--recipe", default="tiny", show_default=True, help="Name or path of a recipe.")
+_recipe_option = click.option("--recipe", default=DEFAULT_RECIPE, show_default=True, help="Name or path of a recipe.")
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
 
 
@@ -58,7 +66,20 @@ def _workspace() -> Any:
 
 def _warn_of_refused() -> None:
     for sentence in _workspace().refused():
-        click.secho(f"warning: {sentence}", fg="yellow", err=True)
+        echo(f"warning: {sentence}", fg="yellow", err=True)
+
+
+def _exit_for_failed(recipe: Any, shards: set[str]) -> None:
+    """The exit code of a run in which shards could not be made. The summary has told which, and why."""
+    from pugc_core.staleness import survey
+
+    workspace = _workspace()
+    found = survey(recipe, recipe.stages(workspace.source), workspace)
+    if failed := {shard for whys in found.failed.values() for shard in whys} & shards:
+        shown = ", ".join(sorted(failed)[:5]) + (" ..." if len(failed) > 5 else "")
+        echo(f"error: {len(failed)} of {len(shards)} shards could not be made ({shown})", fg="red", err=True)
+        echo(f"  fix: as told for each; pugc status --recipe {recipe.name} tells it again", fg="yellow", err=True)
+        sys.exit(1)
 
 
 @main.command()
@@ -69,6 +90,7 @@ def _warn_of_refused() -> None:
 @_json_option
 def ingest(files: tuple[str, ...], sample: bool, rows: int | None, replace: bool, as_json: bool) -> None:
     """Take files of posts in, each as a shard (jsonl, csv, parquet, StackExchange Posts.xml; .gz and .zst too)."""
+    from pugc_core import intake
     from pugc_dagster import console, execute
 
     given = [f if "://" in f else str(Path(f).resolve()) for f in files]
@@ -76,13 +98,26 @@ def ingest(files: tuple[str, ...], sample: bool, rows: int | None, replace: bool
         given += [str(path) for path in console.samples()]
     if not given:
         raise click.UsageError("name at least one FILE, or --sample")
+    taken: dict[str, str] = {}
+    refused: list[PugcError] = []
+    names: dict[str, str] = {}
     with execute.instance() as instance:
-        taken = execute.ingest(instance, _workspace(), given, rows=rows, replace=replace)
+        for path in given:  # one by one: a file that is of no use keeps no other out
+            try:
+                if (name := intake.shard_of(path)) in names:
+                    raise SourceError(f"{path} and {names[name]} would both be shard {name}", fix="rename one of them")
+                names[name] = path
+                taken |= execute.ingest(instance, _workspace(), [path], rows=rows, replace=replace)
+            except (SourceError, OSError) as err:
+                refused.append(as_pugc_error(err))
     if as_json:
         click.echo(json.dumps(taken))
     else:
         for shard, path in taken.items():
-            click.echo(f"shard {shard}: {path}")
+            echo(f"shard {shard}: {path}")
+    for refusal in refused:
+        _tell(refusal)
+    sys.exit(1 if refused else 0)
 
 
 @main.command()
@@ -104,7 +139,8 @@ def run(recipe: str, shards: tuple[str, ...], to: str | None, as_json: bool) -> 
         execute.run(instance, chosen, _workspace(), shards, to)
     console.status(chosen, _workspace(), as_json=as_json)
     if unknown_to_ui and not as_json:
-        click.echo("the web UI does not know this recipe; it shows the files in recipes/ (or PUGC_RECIPES)")
+        echo("the web UI does not know this recipe; it shows the files in recipes/ (or PUGC_RECIPES)")
+    _exit_for_failed(chosen, set(shards or _workspace().shards()))
 
 
 @main.command()
@@ -120,29 +156,32 @@ def status(recipe: str, as_json: bool) -> None:
 
 @main.command()
 @_recipe_option
+@click.option("--shards", "named", is_flag=True, help="Name the shards, by stage and reason.")
 @_json_option
-def stale(recipe: str, as_json: bool) -> None:
+def stale(recipe: str, named: bool, as_json: bool) -> None:
     """How many tables of each stage are out of date, and why."""
     from pugc_core.staleness import survey
     from pugc_dagster import console
 
     chosen, workspace = _load(recipe), _workspace()
-    console.stale(chosen, survey(chosen, chosen.stages(workspace.source), workspace), as_json=as_json)
+    console.stale(chosen, survey(chosen, chosen.stages(workspace.source), workspace), as_json=as_json, named=named)
 
 
 @main.command()
 @_recipe_option
+@click.option("--shard", "shards", multiple=True, metavar="S", help="Only this shard; may be given several times.")
 @_json_option
-def refresh(recipe: str, as_json: bool) -> None:
+def refresh(recipe: str, shards: tuple[str, ...], as_json: bool) -> None:
     """Make again what is out of date, and all that follows from it; nothing else, and no call twice."""
     from pugc_dagster import console, execute
 
     chosen = _load(recipe)
     with execute.instance() as instance, console.bars(enabled=not as_json):
-        before = execute.refresh(instance, chosen, _workspace())
+        before = execute.refresh(instance, chosen, _workspace(), shards)
     if not as_json:
         console.stale(chosen, before, as_json=False)
     console.status(chosen, _workspace(), as_json=as_json)
+    _exit_for_failed(chosen, {shard for whys in before.stages.values() for shard in whys})
 
 
 @main.group()
@@ -161,6 +200,34 @@ def pair(pair_id: str, recipe: str, as_json: bool) -> None:
     console.pair(_load(recipe), _workspace(), pair_id, as_json=as_json)
 
 
+_policy_option = click.option(
+    "--policy", "policies", multiple=True, metavar="P", help="start, or an objective; all that are trained, by default."
+)
+
+
+@main.command()
+@click.argument("question")
+@_recipe_option
+@_policy_option
+@click.option("--draws", type=click.IntRange(1, 64), default=1, show_default=True, help="Answers of each.")
+@_json_option
+def sample(question: str, recipe: str, policies: tuple[str, ...], draws: int, as_json: bool) -> None:
+    """Ask the start model and the trained policies the same QUESTION; their answers stand side by side."""
+    from pugc_dagster import talking
+
+    talking.sample(_load(recipe), _workspace(), question, policies, draws, as_json=as_json)
+
+
+@main.command()
+@_recipe_option
+@_policy_option
+def chat(recipe: str, policies: tuple[str, ...]) -> None:
+    """Talk to the start model and the trained policies, side by side; each remembers what it said."""
+    from pugc_dagster import talking
+
+    talking.chat(_load(recipe), _workspace(), policies)
+
+
 @main.command()
 @click.argument("target", type=click.Path(path_type=Path))
 @_recipe_option
@@ -172,7 +239,7 @@ def export(target: Path, recipe: str, what: str, everything: bool, as_json: bool
     from pugc_dagster import console
 
     rows = console.export(_load(recipe), _workspace(), target, what, everything)
-    click.echo(json.dumps({"path": str(target), "rows": rows}) if as_json else f"{rows} rows in {target}")
+    echo(json.dumps({"path": str(target), "rows": rows}) if as_json else f"{rows} rows in {target}")
 
 
 @main.command()
@@ -186,13 +253,27 @@ def doctor(recipe: str, as_json: bool) -> None:
 
 
 @main.command()
+@click.option("-p", "--port", type=click.IntRange(1, 65535), default=3000, show_default=True)
+@click.option("-h", "--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+def ui(port: int, host: str) -> None:
+    """The web UI with its daemon on http://localhost:3000, guarded against other pages in the browser.
+
+    PUGC_UI_TOKEN asks for a login with that token; PUGC_UI_HOSTS names the hosts it is reached by, such as a proxy's.
+    """
+    from pugc_dagster import guard
+
+    guard.dev(host, port)
+
+
+@main.command()
 def demo() -> None:
     """The bundled sample through the whole chain with the bundled model, and a summary."""
     from pugc_dagster import console, execute
 
-    recipe = _load("tiny")
+    recipe = _load(DEFAULT_RECIPE)
     with execute.instance() as instance:
         execute.ingest(instance, _workspace(), [str(path) for path in console.samples()])
         with console.bars():
             execute.run(instance, recipe, _workspace())
     console.status(recipe, _workspace(), as_json=False, example=True)
+    _exit_for_failed(recipe, set(_workspace().shards()))

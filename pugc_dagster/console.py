@@ -17,16 +17,22 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from pugc_core import exports, progress, provenance, runs, storage, summary
 from pugc_core.errors import RecipeError, StorageError
+from pugc_core.measures import cut_off_share
+from pugc_core.models import Price
 from pugc_core.recipe import ROLES, Recipe
 from pugc_core.records import TABLES
 from pugc_core.staleness import Survey, reasons, survey
 from pugc_core.workspace import Workspace
+from pugc_dagster.terminal import echo, plain
 
 _WIDE = 100
 """Columns where the output goes to a file or a pipe, which have none of their own."""
+_LISTED = 20
+"""Failed shards that are printed."""
 _out = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
 
 
@@ -67,7 +73,7 @@ def bars(enabled: bool = True) -> Iterator[None]:
 
 def _line(state: progress.Progress) -> None:
     if state.done == state.total:
-        click.echo(f"{state.work}: {state.total} {state.note}".rstrip(), err=True)
+        echo(f"{state.work}: {state.total:,}{f' ({state.note})' if state.note else ''}", err=True)
 
 
 def status(recipe: Recipe, workspace: Workspace, *, as_json: bool, example: bool = False) -> None:
@@ -83,19 +89,23 @@ def status(recipe: Recipe, workspace: Workspace, *, as_json: bool, example: bool
     if any(calls["made"] or calls["from_ledger"] or calls["refused"] for calls in content["roles"].values()):
         _out.print(_calls_table(content["roles"]))
     elif content["roles"]:
-        _out.print("no model was asked in the last run: every table was there and up to date")
+        why = "" if content["out_of_date"] else ": every table was there and up to date"
+        _out.print(f"no model was asked in the last run{why}")
+    if content["cut_off"]:
+        _out.print(f"{content['cut_off']:.1%} of the responses were cut off by max_tokens ({recipe.responses.cut_off})")
     _print_rewards(content["rewards"])
     for line in content["out_of_date"]:
-        _out.print(line)
+        _out.print(plain(line), markup=False)
+    _print_failed(content["failed"])
     widest = summary.example(workspace.store, recipe.name) if example else None
     if widest:
         try:
             pair(recipe, workspace, widest, as_json=False)
         except StorageError as err:
-            _out.print(f"\nno example: {err.problem}")
+            _out.print(plain(f"\nno example: {err.problem}"), markup=False)
     _out.print()
     for name, path in content["paths"].items():
-        _out.print(f"{name:<12} {path}", soft_wrap=True)
+        _out.print(plain(f"{name:<12} {path}"), soft_wrap=True, markup=False)
     _out.print(f"{'web UI':<12} make ui   (then open http://localhost:3000)")
 
 
@@ -111,37 +121,57 @@ def _status(recipe: Recipe, workspace: Workspace) -> dict[str, Any]:
         **{f"policy {o}": workspace.policy(recipe.name, o) for o in recipe.training.objectives},
         "report": workspace.report(recipe.name),
     }
+    found = survey(recipe, recipe.stages(workspace.source), workspace)
     return {
         "recipe": recipe.name,
         "shards": len(shards),
         "stages": {stage: c._asdict() for stage, c in summary.funnel(store, recipe.name, shards).items()},
-        "roles": _by_role(last.get("stages", {})),
+        "roles": _by_role(recipe, last.get("stages", {})),
+        "cut_off": cut_off_share(summary.measured(store, recipe.name, "responses", shards)),
         "rewards": dataclasses.asdict(shape) if shape else None,
-        "out_of_date": _out_of_date(recipe, workspace),
+        "out_of_date": _out_of_date(recipe, found),
+        "failed": {stage: dict(whys) for stage, whys in found.failed.items()},
         "paths": {name: path for name, path in paths.items() if name == "tables" or storage.exists(path)},
     }
 
 
-def _out_of_date(recipe: Recipe, workspace: Workspace) -> list[str]:
+def _out_of_date(recipe: Recipe, found: Survey) -> list[str]:
     """A sentence on what a run would make, and one on what a refresh would make again."""
-    found = survey(recipe, recipe.stages(workspace.source), workspace)
     lines = []
     waiting = sorted({shard for stage in summary.SHARDED for shard in found.missing(stage) if found.made[stage]})
     if waiting:
         shown = ", ".join(waiting[:5]) + (" ..." if len(waiting) > 5 else "")
         lines.append(f"{len(waiting)} shards have tables missing ({shown}): pugc run --recipe {recipe.name}")
+    if unmade := [stage for stage in found.stages if found.total[stage] and not found.made[stage]]:
+        lines.append(f"not made yet: {', '.join(unmade)}: pugc run --recipe {recipe.name}")
     if stages := [stage for stage in found.stages if found.outdated(stage)]:
         lines.append(f"{stages[0]} {found.sentence(stages[0])}: pugc stale, pugc refresh --recipe {recipe.name}")
     return lines
 
 
-def _by_role(stages: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def _print_failed(failed: Mapping[str, Mapping[str, str]]) -> None:
+    """The shards that could not be made, with the reason and the fix."""
+    for stage, whys in failed.items():
+        shards = f"{len(whys)} shard has" if len(whys) == 1 else f"{len(whys)} shards have"
+        _out.print(f"{shards} no usable {stage}; the others go on:", style="red")
+        for shard, why in list(whys.items())[:_LISTED]:
+            _out.print(plain(f"  {shard}: {why}"), soft_wrap=True, markup=False)
+        if len(whys) > _LISTED:
+            _out.print(f"  and {len(whys) - _LISTED} more; --json lists them all")
+
+
+def _by_role(recipe: Recipe, stages: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Calls by role; with their cost, where the recipe has a price for the role's model."""
     roles: dict[str, dict[str, Any]] = {}
     for role in ROLES:
         for counts in (c for c in stages.values() if c["role"] == role):
             total = roles.setdefault(role, dict.fromkeys((k for k in counts if k != "role"), 0))
             for name in total:
                 total[name] += counts[name]
+        price = recipe.model(role).price
+        if role in roles and price != Price():
+            tokens = roles[role]["prompt_tokens"], roles[role]["completion_tokens"]
+            roles[role]["cost"] = round(price.cost(*tokens), 6)
     return roles
 
 
@@ -153,17 +183,23 @@ def _funnel_table(recipe: Recipe, stages: Mapping[str, Any]) -> Table:
     for stage, counts in stages.items():
         reasons = ", ".join(f"{reason} {n}" for reason, n in counts["dropped"].items())
         dropped = counts["rows_in"] - counts["kept"]
-        table.add_row(stage, str(counts["rows_in"]), str(counts["kept"]), str(dropped), reasons)
+        table.add_row(stage, str(counts["rows_in"]), str(counts["kept"]), str(dropped), Text(plain(reasons)))
     return table
 
 
 def _calls_table(roles: Mapping[str, Mapping[str, Any]]) -> Table:
     table = Table("role", title="model calls in the last run", title_justify="left")
-    for column in ("made", "from ledger", "prompt tokens", "completion tokens", "seconds"):
+    priced = any("cost" in calls for calls in roles.values())
+    for column in ("made", "from ledger", "prompt tokens", "completion tokens", "seconds", *(["cost"] * priced)):
         table.add_column(column, justify="right")
     for role, calls in roles.items():
         figures = (calls[k] for k in ("made", "from_ledger", "prompt_tokens", "completion_tokens"))
-        table.add_row(role, *(f"{n:,}" for n in figures), f"{calls['seconds']:.1f}")
+        cost = [f"{calls['cost']:,.4g}" if "cost" in calls else "no price"] * priced
+        table.add_row(role, *(f"{n:,}" for n in figures), f"{calls['seconds']:.1f}", *cost)
+    if priced:
+        table.add_section()
+        total = sum(calls.get("cost", 0) for calls in roles.values())
+        table.add_row("all", *[""] * 5, f"{total:,.4g}")
     return table
 
 
@@ -179,11 +215,16 @@ def _print_rewards(shape: Mapping[str, Any] | None) -> None:
         _out.print(f"  {band}  {'█' * round(40 * n / most):<40} {n}")
 
 
-def stale(recipe: Recipe, found: Survey, *, as_json: bool) -> None:
-    """Print what is out of date, stage by stage, and the command that mends it."""
+def stale(recipe: Recipe, found: Survey, *, as_json: bool, named: bool = False) -> None:
+    """Print what is out of date, stage by stage, and the command that mends it; `named`, with the names of shards."""
     if as_json:
         content = {
-            stage: {"total": found.total[stage], "made": found.made[stage], "out_of_date": found.outdated(stage)}
+            stage: {
+                "total": found.total[stage],
+                "made": found.made[stage],
+                "out_of_date": found.outdated(stage),
+                "failed": found.failed.get(stage, {}),
+            }
             for stage in found.stages
         }
         click.echo(json.dumps({"recipe": recipe.name, "stages": content}, indent=2))
@@ -195,8 +236,15 @@ def stale(recipe: Recipe, found: Survey, *, as_json: bool) -> None:
     for stage in found.stages:
         whys = found.outdated(stage)
         figures = (str(n) for n in (found.total[stage], found.made[stage], len(whys)))
-        table.add_row(stage, *figures, reasons(whys.values()))
+        table.add_row(stage, *figures, Text(plain(reasons(whys.values()))))
     _out.print(table)
+    _print_failed(found.failed)
+    for stage in summary.SHARDED if named else ():
+        by_reason: dict[str, list[str]] = {}
+        for shard, why in found.outdated(stage).items():
+            by_reason.setdefault(why, []).append(shard)
+        for why, shards in by_reason.items():
+            _out.print(f"{stage}, {why}: {', '.join(shards)}", soft_wrap=True, markup=False)
     if any(found.outdated(stage) for stage in found.stages):
         _out.print(f"mend it with: pugc refresh --recipe {recipe.name}")
 
@@ -204,12 +252,12 @@ def stale(recipe: Recipe, found: Survey, *, as_json: bool) -> None:
 def pair(recipe: Recipe, workspace: Workspace, pair_id: str, *, as_json: bool) -> None:
     """Print a pair and all behind it."""
     behind = summary.lineage(workspace.store, recipe.name, pair_id)
-    asked = provenance.asked(recipe, recipe.stages(workspace.source), workspace.store, behind)
+    asked = provenance.asked(recipe, recipe.stages(workspace.source), workspace, behind)
     if as_json:
         click.echo(json.dumps({**behind, "asked": asked}, indent=2))
         return
     this, post = behind["pair"], behind["post"]
-    _out.print(f"\n[bold]pair {this['pair_id']}[/]  shard {behind['shard']}  post line {post['line']}")
+    _out.print(plain(f"\npair {this['pair_id']}  shard {behind['shard']}  post line {post['line']}"), style="bold")
     _panel(f"post (quality {behind['quality']['score']})", post["text"], "blue")
     _panel("instruction", this["instruction"], "cyan")
     marks = {this["chosen_response_id"]: ("chosen", "green"), this["rejected_response_id"]: ("rejected", "red")}
@@ -222,17 +270,16 @@ def pair(recipe: Recipe, workspace: Workspace, pair_id: str, *, as_json: bool) -
             feedback = next((v["feedback"] for v in response["votes"] or [] if v["score"] is not None), "")
             _panel(title, f"{response['text']}\n\nfirst vote: {feedback}", colour)
         else:
-            _out.print(f"  {title}", style=colour)
+            _out.print(plain(f"  {title}"), style=colour, markup=False)
     for stage, made in asked.items():
         since = "" if made["current"] else "; the recipe has changed since"
-        _out.print(f"  {stage:<13} {made['model']} {json.dumps(made['sampling'])}{since}", style="dim", soft_wrap=True)
+        asked_of = plain(f"  {stage:<13} {made['model']} {json.dumps(made['sampling'])}{since}")
+        _out.print(asked_of, style="dim", soft_wrap=True, markup=False)
     _out.print("  --json has prompts and seeds", style="dim")
 
 
 def _panel(title: str, text: str, colour: str) -> None:
-    from rich.text import Text
-
-    _out.print(Panel(Text(text), title=title, title_align="left", border_style=colour))
+    _out.print(Panel(Text(plain(text)), title=Text(plain(title)), title_align="left", border_style=colour))
 
 
 def export(recipe: Recipe, workspace: Workspace, target: Path, what: str, everything: bool) -> int:

@@ -10,10 +10,12 @@ from types import ModuleType
 
 import dagster as dg
 
+from pugc_core import DEFAULT_RECIPE, storage
 from pugc_core.errors import PugcError, RecipeError
 from pugc_core.recipe import Recipe, bundled, load
+from pugc_core.staleness import Survey
 from pugc_core.workspace import Workspace
-from pugc_dagster import automation
+from pugc_dagster import automation, outdated
 from pugc_dagster.io import ShardTables
 from pugc_dagster.project import data_root, recipe_folders
 from pugc_dagster.resources import EnginesResource, LedgerResource, WorkspaceResource
@@ -48,7 +50,8 @@ log = logging.getLogger("pugc")
 
 
 def recipes() -> list[Recipe]:
-    """The bundled recipes and the user's own that can be loaded."""
+    """The recipes that the web UI shows: the user's own, the default, and the bundled ones that have tables; those of
+    them that can be loaded."""
     return _load_all()[0]
 
 
@@ -59,7 +62,8 @@ def _load_all() -> tuple[list[Recipe], dict[str, PugcError]]:
     loaded: dict[str, Recipe] = {}
     broken: dict[str, PugcError] = {}
     # A user's recipe may replace a bundled one of the same name.
-    for name in (*map(str, own), *(n for n in bundled() if n not in {path.stem for path in own})):
+    others = [name for name in bundled() if name not in {path.stem for path in own} and _used(name)]
+    for name in (*map(str, own), *others):
         try:
             recipe = load(name, folders)
             assets_of(recipe)
@@ -72,6 +76,11 @@ def _load_all() -> tuple[list[Recipe], dict[str, PugcError]]:
             continue
         loaded[recipe.name] = recipe
     return list(loaded.values()), broken
+
+
+def _used(bundled: str) -> bool:
+    """Whether a bundled recipe is shown: four chains in the graph, three of them never run, only confuse."""
+    return bundled == DEFAULT_RECIPE or storage.exists(storage.join(Workspace(data_root()).store.root, bundled))
 
 
 def _notice(name: str, err: PugcError) -> dg.AssetSpec:
@@ -88,8 +97,12 @@ def assets_of(recipe: Recipe) -> list[dg.AssetsDefinition]:
     return [asset for module in STAGES for asset in module.assets(recipe, stages)]
 
 
-def of(chosen: Sequence[Recipe], broken: Mapping[str, PugcError] | None = None) -> dg.Definitions:
-    """The definitions of these recipes, with a notice for each of the broken."""
+def of(
+    chosen: Sequence[Recipe],
+    broken: Mapping[str, PugcError] | None = None,
+    found: Mapping[str, Survey] | None = None,
+) -> dg.Definitions:
+    """The definitions of these recipes, with a notice for each of the broken; `found` is what is out of date."""
     workspace = WorkspaceResource()
     return dg.Definitions(
         assets=[
@@ -104,10 +117,11 @@ def of(chosen: Sequence[Recipe], broken: Mapping[str, PugcError] | None = None) 
         },
         # One process per run: light stages cost nothing, and models have processes of their own.
         executor=dg.in_process_executor,
-        **automation.of(chosen),
+        **automation.of(chosen, found),
     )
 
 
 @dg.definitions
 def defs() -> dg.Definitions:
-    return of(*_load_all())
+    loaded, broken = _load_all()
+    return of(loaded, broken, outdated.look(loaded))

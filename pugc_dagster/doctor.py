@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import base64
+import http.client
 import importlib.metadata
 import json
 import os
 import shutil
 import sys
+import urllib.error
+import urllib.request
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
+from urllib.parse import unquote, urlsplit
 
 import click
 
 from pugc_core.engines import select
 from pugc_core.errors import PugcError
-from pugc_core.models import BUNDLED
+from pugc_core.models import BUNDLED, ModelSpec
 from pugc_core.recipe import ROLES, load
 from pugc_core.workspace import Workspace
 from pugc_dagster import project
+from pugc_dagster.terminal import echo
 
 _PACKAGES = {
     "dagster": "",
@@ -30,6 +36,10 @@ _PACKAGES = {
     "trl": "train",
     "s3fs": "s3",
 }
+
+
+_PATIENCE = 5.0
+"""Seconds that a server may take to say what it has."""
 
 
 class Finding(NamedTuple):
@@ -49,9 +59,10 @@ def report(recipe: str, *, as_json: bool) -> int:
     else:
         for finding in findings:
             mark = click.style("ok  ", fg="green") if finding.ok else click.style("FIX ", fg="red")
-            click.echo(f"{mark}{finding.what:<24} {finding.state}")
+            click.echo(mark, nl=False)
+            echo(f"{finding.what:<24} {finding.state}")
             if finding.fix:
-                click.echo(f"    {'':<24} {finding.fix}")
+                echo(f"    {'':<24} {finding.fix}")
     return 0 if all(f.ok for f in findings) else 1
 
 
@@ -105,20 +116,77 @@ def _recipe(name: str) -> list[Finding]:
         recipe.stages(lambda shard: shard)
     except PugcError as err:
         return [Finding(f"recipe {name}", err.problem, ok=False, fix=err.fix)]
-    return [Finding(f"recipe {recipe.name}", recipe.about), *(_role(recipe.model(role), role) for role in ROLES)]
+    models = {role: recipe.model(role) for role in ROLES}
+    states = {model: _model(model) for model in set(models.values())}  # each is looked at once
+    found = [states[model]._replace(what=role) for role, model in models.items()]
+    return [Finding(f"recipe {recipe.name}", recipe.about), *found]
 
 
-def _role(model: Any, role: str) -> Finding:
+def _model(model: ModelSpec) -> Finding:
+    """What a model will be run with, and whether it is there."""
     try:
         engine, why = select(model)
     except PugcError as err:
-        return Finding(role, err.problem, ok=False, fix=err.fix)
+        return Finding(model.id, err.problem, ok=False, fix=err.fix)
     shown = f"{model.id} on {engine} ({why})"
+    if engine == "endpoint":
+        return _servers(model, shown)
     if engine in ("vllm", "transformers") and model.id != BUNDLED and not model.local and not _cached(model.id):
         return Finding(
-            role, f"{shown}; not in the local cache", fix=f"hf download {model.id} fetches it, or the run does"
+            model.id, f"{shown}; not in the local cache", fix=f"hf download {model.id} fetches it, or the run does"
         )
-    return Finding(role, shown)
+    return Finding(model.id, shown)
+
+
+def _servers(model: ModelSpec, shown: str) -> Finding:
+    """Whether the model's servers answer, with its key, and have it."""
+    faults = [fault for url in model.base_urls if (fault := _fault(url, model))]
+    if not faults:
+        return Finding(model.id, f"{shown}; served by {', '.join(_bare(url) for url in model.base_urls)}")
+    return Finding(model.id, f"{shown}; {'; '.join(fault for fault, _ in faults)}", ok=False, fix=faults[0][1])
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """The key is for the server that is named, and for no other."""
+
+    def redirect_request(self, *given: object) -> None:
+        return None
+
+
+def _fault(url: str, model: ModelSpec) -> tuple[str, str] | None:
+    """What is wrong with a server, and the fix; None when it has the model."""
+    base = url.rstrip("/") + ("" if urlsplit(url).path.strip("/") else "/v1")
+    shown = _bare(base)
+    key = os.environ.get(model.api_key_env, "").strip()
+    parts, headers = urlsplit(base), {"Authorization": f"Bearer {key}"} if key else {}
+    if parts.username:
+        login = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
+        headers = {"Authorization": f"Basic {base64.b64encode(login).decode()}"}
+    if parts.scheme not in ("http", "https"):
+        return f"{shown} is no base URL", "write it like http://localhost:8000/v1"
+    request = urllib.request.Request(f"{shown}/models", headers=headers)
+    try:
+        with urllib.request.build_opener(_NoRedirect).open(request, timeout=_PATIENCE) as answer:
+            served = [str(each["id"]) for each in json.load(answer)["data"]]
+    except urllib.error.HTTPError as err:
+        if err.code in (401, 403):
+            state = "is not accepted" if key else "is not set"
+            return f"{shown} answers {err.code}", f"export {model.api_key_env}=KEY; the one there is {state}"
+        return f"{shown} answers {err.code} to GET /models", "check base_urls"
+    except (OSError, http.client.HTTPException) as err:
+        return f"{shown} does not answer ({getattr(err, 'reason', err)})", "start the server, or correct base_urls"
+    except (ValueError, KeyError, TypeError):
+        return f"{shown} answers, but not as an OpenAI-compatible server", "correct base_urls: they mostly end in /v1"
+    if model.id not in served:
+        some = ", ".join(served[:5]) + (" ..." if len(served) > 5 else "")
+        return f"{shown} has no {model.id}, but {some or 'nothing'}", "write in the recipe an id that it serves"
+    return None
+
+
+def _bare(url: str) -> str:
+    """A URL without the user and password that it may carry."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def _cached(model: str) -> bool:

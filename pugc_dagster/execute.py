@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
-from dagster._core.errors import DagsterAssetCheckFailedError
+from dagster._core.errors import DagsterAssetCheckFailedError, DagsterExecutionInterruptedError
 from dagster._core.storage.tags import (  # the tags that the backfill daemon itself gives a run over a range
     ASSET_PARTITION_RANGE_END_TAG,
     ASSET_PARTITION_RANGE_START_TAG,
@@ -22,14 +21,12 @@ from pugc_core.errors import CheckFailed, PugcError, RecipeError, SourceError
 from pugc_core.recipe import BUNDLED, Recipe
 from pugc_core.staleness import Survey
 from pugc_core.summary import SHARDED
-from pugc_core.tables import file_hash
 from pugc_core.workspace import Workspace
-from pugc_dagster import definitions, project
+from pugc_dagster import definitions, history, project, recorded
 from pugc_dagster.partitions import partitions_name, stretches
 from pugc_dagster.stages.base import RECIPE_TAG, RUN_TAG
 
 log = logging.getLogger("pugc")
-_PROCESS_TAG = "pugc/process"
 
 
 @contextmanager
@@ -38,31 +35,8 @@ def instance() -> Iterator[dg.DagsterInstance]:
     root = project.root()
     os.chdir(root)
     os.environ["DAGSTER_HOME"] = str(root)
-    (root / ".dagster").mkdir(exist_ok=True)
-    with dg.DagsterInstance.get() as found:
-        _end_dead_runs(found)
+    with history.opened(root) as found:
         yield found
-
-
-def _end_dead_runs(found: dg.DagsterInstance) -> None:
-    """Runs of commands that were killed would stay "started" for ever, and keep their place in the pool."""
-    alive = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING])
-    for run in found.get_runs(filters=alive):
-        host, _, process = run.tags.get(_PROCESS_TAG, "").partition(":")
-        if host != socket.gethostname() or _process(int(process.split("@")[0])) == process:
-            continue
-        found.report_run_failed(run, "the process of this run was killed; run it again, it goes on where it stopped")
-        found.event_log_storage.free_concurrency_slots_for_run(run.run_id)
-
-
-def _process(pid: int) -> str | None:
-    """A process as "pid@start", since pids come again; None when it is not there."""
-    try:
-        # Its start, in ticks since the machine's, is the 22nd field; the second may hold blanks and brackets.
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return f"{pid}@{fields[19]}"
 
 
 def ingest(
@@ -97,10 +71,7 @@ def run(
         raise RecipeError(f"no stage {to!r}; stages: {', '.join(order)}", fix="name one of them in --to")
     stages = order[: order.index(to) + 1] if to else order
     inbox = workspace.shards()
-    missing = [name for name in names if name not in inbox]
-    if missing:
-        known = ", ".join(sorted(inbox)) or "none"
-        raise SourceError(f"no shard {', '.join(missing)}; there are: {known}", fix="pugc ingest FILE")
+    _must_be_there(names, inbox)
     if not inbox:
         raise SourceError(
             f"there is no shard in {workspace.inbox}", fix="pugc ingest FILE (jsonl, csv, parquet or xml)"
@@ -111,10 +82,17 @@ def run(
     _run(found, recipe, workspace, stages, set(names or inbox), {})
 
 
+def _must_be_there(names: Iterable[str], inbox: Collection[str]) -> None:
+    if missing := [name for name in names if name not in inbox]:
+        known = ", ".join(sorted(inbox)) or "none"
+        raise SourceError(f"no shard {', '.join(missing)}; there are: {known}", fix="pugc ingest FILE")
+
+
 def refresh(
     found: dg.DagsterInstance,
     recipe: Recipe,
     workspace: Workspace,
+    names: Collection[str] = (),
     *,
     note: Callable[[str], object] = lambda line: None,
     parent: str | None = None,
@@ -122,19 +100,24 @@ def refresh(
     """Make again every table of the recipe that is there and out of date, with all that follows from it.
 
     Shards that were begun and not finished are finished, as far as others are; those never begun, a data set and
-    policies never made are left alone. Returns what was found before. `note` is told what is run, and the runs carry
-    the run `parent` in their tags. Raises what the stages raise; what is done by then stays done.
+    policies never made are left alone. With `names`, only these shards; while others are out of date, data set and
+    policies wait for them. Returns what was found before. `note` is told what is run, and the runs carry the run
+    `parent` in their tags. Raises what the stages raise; what is done by then stays done.
     """
+    _must_be_there(names, workspace.shards())
     before = staleness.survey(recipe, recipe.stages(workspace.source), workspace)
     stages, shards = staleness.to_refresh(before, SHARDED)
     rest = [name for name in before.stages if name not in SHARDED and before.made[name]]
+    if left := [shard for shard in shards if names and shard not in names]:
+        note(f"{len(left)} more shards are out of date and left as they are: {', '.join(left[:10])}")
+        shards, rest = [shard for shard in shards if shard in names], []
     if not shards:
         rest = [name for name in rest if before.outdated(name)]
     if not shards and not rest:
-        note("everything is up to date")
+        note("nothing to make again" if left else "everything is up to date")
         return before
     found.add_dynamic_partitions(partitions_name(), sorted(workspace.shards()))
-    if storage.exists(workspace.report(recipe.name)):
+    if not left and storage.exists(workspace.report(recipe.name)):
         rest.append("report")
     if shards:
         note("this run only waits; how far the work is stands in the runs tagged pugc/refresh with this run's id")
@@ -162,39 +145,19 @@ def _run(
     tags = {**tags, RUN_TAG: uuid.uuid4().hex[:12], RECIPE_TAG: recipe.name}
     sharded = [stage for stage in stages if stage in SHARDED]
     failure: PugcError | None = None
-    failed: PugcError | None = None
-    for attempt in range(2):
-        failed = None
-        for stretch in stretches(known, wanted, bridges=bridges):
-            ends = {ASSET_PARTITION_RANGE_START_TAG: stretch[0], ASSET_PARTITION_RANGE_END_TAG: stretch[-1]}
-            try:
-                _execute(found, recipe, sharded, {**tags, **ends})
-            except PugcError as err:
-                failed = err
-        failure = failure or failed
-        # A shard whose file cannot be read must not hold up the others: once more without such shards.
-        sound = wanted - _unreadable(recipe, workspace, wanted)
-        if failed is None or not sound or sound == wanted or attempt:
-            break
-        wanted = sound
-    rest = [stage for stage in stages if stage not in SHARDED]
-    if rest and failed is None:
-        _execute(found, recipe, rest, dict(tags))
+    for stretch in stretches(known, wanted, bridges=bridges):
+        ends = {ASSET_PARTITION_RANGE_START_TAG: stretch[0], ASSET_PARTITION_RANGE_END_TAG: stretch[-1]}
+        try:
+            _execute(found, recipe, sharded, {**tags, **ends})
+        except PugcError as err:
+            failure = failure or err
     if failure is not None:
         raise failure
-
-
-def _unreadable(recipe: Recipe, workspace: Workspace, names: Iterable[str]) -> set[str]:
-    """The shards whose source file has no table `ugc`, or has changed since."""
-    bad = set()
-    for shard in names:
-        footer = workspace.store.footer(recipe.name, "ugc", shard)
-        try:
-            if footer is None or footer.inputs["source"] != file_hash(workspace.source(shard)):
-                bad.add(shard)
-        except (SourceError, FileNotFoundError):
-            bad.add(shard)
-    return bad
+    footers = [workspace.store.footers(recipe.name, stage) for stage in sharded]
+    failed = {shard for there in footers for shard, footer in there.items() if footer.failed}
+    rest = [stage for stage in stages if stage not in SHARDED]
+    if rest and not (wanted and wanted <= failed):  # of nothing but failures no data set is made
+        _execute(found, recipe, rest, dict(tags))
 
 
 def _execute(found: dg.DagsterInstance, recipe: Recipe, stages: Sequence[str], tags: dict[str, str]) -> None:
@@ -203,13 +166,17 @@ def _execute(found: dg.DagsterInstance, recipe: Recipe, stages: Sequence[str], t
     keys = defs.resolve_asset_graph().get_all_asset_keys()
     selection = [key for key in keys if key.path[1] in stages or "/".join(key.path[1:]) in stages]
     try:
-        defs.resolve_implicit_global_asset_job_def().execute_in_process(
-            instance=found,
-            asset_selection=selection,
-            tags={**tags, _PROCESS_TAG: f"{socket.gethostname()}:{_process(os.getpid())}"},
+        recorded.execute(
+            found,
+            defs.resolve_implicit_global_asset_job_def(),
+            selection,
+            {**tags, history.PROCESS_TAG: history.this_process()},
             # The terminal has bars, and the web UI has the log.
-            run_config={"loggers": {"console": {"config": {"log_level": os.environ.get("PUGC_LOG", "CRITICAL")}}}},
+            {"loggers": {"console": {"config": {"log_level": os.environ.get("PUGC_LOG", "CRITICAL")}}}},
         )
+    except (KeyboardInterrupt, DagsterExecutionInterruptedError):
+        history.cancel(found, {**tags, history.PROCESS_TAG: history.this_process()})
+        raise
     except Exception as err:
         raise _cause(err) or _blocked(found, err) or err from err
 

@@ -11,7 +11,7 @@ from pugc_core import summary
 from pugc_core.changes import Change
 from pugc_core.columns import LINEAGE
 from pugc_core.dispatch import Calls
-from pugc_core.measures import Measures, moments, parse_rate, total
+from pugc_core.measures import Measures, cut_off_share, moments, parse_rate, total
 from pugc_core.models import Price
 from pugc_core.recipe import Recipe
 from pugc_core.records import NOTHING
@@ -47,6 +47,7 @@ def of_shard(path: str, footer: Footer, calls: Calls | None, price: Price, *, re
         "drop_reasons": dg.MetadataValue.json(dict(footer.dropped)),
         "content": footer.content,
         "reused": dg.MetadataValue.bool(reused),
+        **({"failed": footer.failed} if footer.failed else {}),
         **_numbers(footer.stage, footer.measures),
     }
     return metadata | (_calls(calls, price) if calls is not None else {})
@@ -165,6 +166,8 @@ def _numbers(stage: str, measures: Measures) -> dict[str, Any]:
         numbers["parse_rate"] = round(rate, 4)
     if (name := _QUANTITY.get(stage)) and (found := moments(measures, name)):
         numbers |= {f"{name}_mean": round(found.mean, 4), f"{name}_std": round(found.std, 4)}
+    if (share := cut_off_share(measures)) is not None:
+        numbers["cut_off"] = round(share, 4)
     if stage == "rewards" and measures.get("instructions"):
         numbers["all_tied"] = round(measures.get("tied", 0) / measures["instructions"], 4)
     if stage == "pairs":

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import dagster as dg
-
-# Backfill policies have been "beta" for two years and each asset would say so at every start.
-warnings.filterwarnings("ignore", category=dg.BetaWarning, message=".*backfill_policy.*")
 
 shards = dg.DynamicPartitionsDefinition(name="ugc_shards")
 SHARDS_PER_RUN = 64

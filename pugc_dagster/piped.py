@@ -14,7 +14,7 @@ from pugc_core.training.__main__ import main
 
 def tell(context: PipesContext, progress: dict[str, Any]) -> None:
     figures = "  ".join(f"{name} {value:.4g}" for name, value in progress.items() if name not in ("step", "total"))
-    context.log.info(f"step {progress['step']} of {progress['total']}  {figures}")
+    context.log.info(f"step {progress['step']} of {progress['total']}  on training pairs: {figures}")
     context.report_custom_message(progress)
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 from collections.abc import Mapping
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +15,16 @@ import polars as pl
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from pugc_core import plots, provenance, runs, storage, summary
+from pugc_core import dropped, plots, provenance, runs, storage, summary
+from pugc_core.measures import cut_off_share
 from pugc_core.recipe import Recipe
 from pugc_core.stages.base import Stage
 from pugc_core.workspace import Workspace
 
 LISTED = 2000
-"""Pairs in the searchable table."""
+"""Pairs in the table."""
+DROPPED = 100
+"""Dropped rows in the table for every stage and reason."""
 WHOLE = 100
 """Pairs, of the widest margin, that are shown with all behind them."""
 
@@ -26,16 +32,43 @@ WHOLE = 100
 def write(recipe: Recipe, workspace: Workspace) -> str:
     """Write the report and return its path."""
     environment = Environment(loader=PackageLoader("pugc_dagster"), autoescape=True, undefined=StrictUndefined)
-    page = environment.get_template("report.html").render(**_content(recipe, workspace))
+    scripts = _scripts()
+    page = environment.get_template("report.html").render(
+        **_content(recipe, workspace),
+        style=Markup(_kept("vendor/tabulator_simple.min.css")),
+        scripts=[Markup(script) for script in scripts],
+        hashes=[Markup(f"'sha256-{_sha256(script)}'") for script in scripts],
+    )
     path = workspace.report(recipe.name)
     storage.write(path, page.encode())
     return path
 
 
 def outside(page: str) -> list[str]:
-    """What a page would ask of a server when it is opened. Users' texts are escaped, and cannot."""
-    found = re.finditer(r"""\b(?:src|href)\s*=\s*["'](?!#)([^"']+)|\burl\((?!["']?#)([^)]+)\)""", page)
+    """What a page would ask of a server when it is opened. Users' texts are escaped, and cannot; nor can its scripts,
+    which the page's policy (Content-Security-Policy) forbids to load anything."""
+    found = re.finditer(r"""\b(?:src|href)\s*=\s*["'](?!#)([^"']+)|\burl\((?!["']?#)([^)]+)\)""", _stripped(page))
     return [match.group(1) or match.group(2) for match in found]
+
+
+def _stripped(page: str) -> str:
+    """The page without the scripts that ship."""
+    for script in _scripts():
+        page = page.replace(f"<script>{script}</script>", "")
+    return page
+
+
+def _scripts() -> list[str]:
+    """The page's scripts, in order. No other one runs in it: its policy names their hashes."""
+    return [_kept(f"vendor/{name}.min.js") for name in ("tabulator", "diff")] + [_kept("report.js")]
+
+
+def _kept(name: str) -> str:
+    return resources.files("pugc_dagster").joinpath("templates", name).read_text(encoding="utf-8")
+
+
+def _sha256(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def _content(recipe: Recipe, workspace: Workspace) -> dict[str, Any]:
@@ -52,33 +85,52 @@ def _content(recipe: Recipe, workspace: Workspace) -> dict[str, Any]:
     calls = runs.last(workspace.calls(name)).get("stages", {})
     counted = summary.funnel(store, name, shards)
     judged = summary.measured(store, name, "rewards", shards)
+    pairs = kept.head(LISTED)
+    left_out = dropped.sample(store, name, shards, DROPPED)
+    known = {behind["pair"]["pair_id"] for behind in whole}
     return {
         "recipe": recipe,
         "fingerprint": footer.content if footer else "none yet",
         "shards": shards,
         "funnel": counted,
+        "cut_off": cut_off_share(summary.measured(store, name, "responses", shards)),
         "rewards": summary.reward_shape(judged),
         "calls": calls,
         "asked": any(c["made"] or c["from_ledger"] for c in calls.values()),
-        "pairs": [_row(pair) for pair in kept.head(LISTED).iter_rows(named=True)],
+        "data": {
+            "pairs": [_row(pair, known) for pair in pairs.iter_rows(named=True)],
+            "dropped": left_out,
+            "total": kept.height,
+        },
+        "listed": pairs.height,
         "total": kept.height,
+        "any_dropped": bool(left_out),
+        "each": DROPPED,
         "whole": whole,
-        "behind": {behind["pair"]["pair_id"] for behind in whole},
         "left_out": min(WHOLE, kept.height) - len(whole),
         "policies": {objective: record for objective, record in policies.items() if record},
+        "samples": {
+            objective: _samples(Path(workspace.policy(name, objective)) / "samples.json") for objective in policies
+        },
         "pictures": _pictures(recipe, workspace, kept, judged, counted, policies, shards),
     }
 
 
-def _row(pair: Mapping[str, Any]) -> dict[str, Any]:
+_BESIDES = ("license", "source", "author", "url", "chosen_cut_off", "rejected_cut_off")
+"""Columns that the data set may have, shown where it has them."""
+
+
+def _row(pair: Mapping[str, Any], behind: set[str]) -> dict[str, Any]:
     return {
         "id": pair["pair_id"],
-        "instruction": pair["prompt"][-1]["content"],
+        "question": pair["prompt"][-1]["content"],
         "chosen": pair["chosen"][0]["content"],
         "rejected": pair["rejected"][0]["content"],
         "margin": pair["margin"],
         "shard": pair["shard"],
         "split": pair["split"],
+        "behind": pair["pair_id"] in behind,
+        **{name: pair[name] for name in _BESIDES if pair.get(name)},
     }
 
 
@@ -88,7 +140,7 @@ def _whole(recipe: Recipe, workspace: Workspace, pairs: pl.DataFrame) -> list[di
     stages: Mapping[str, Stage] = recipe.stages(workspace.source)
     found = []
     for behind in summary.lineages(workspace.store, recipe.name, pairs["pair_id"].to_list()):
-        behind["asked"] = provenance.asked(recipe, stages, workspace.store, behind)
+        behind["asked"] = provenance.asked(recipe, stages, workspace, behind)
         found.append(behind)
     return found
 
@@ -112,6 +164,13 @@ def _pictures(
         if record:
             figures[f"policy {objective}"] = plots.curves(record["curve"], objective)
     return {name: Markup(plots.svg(figure)) for name, figure in figures.items()}
+
+
+def _samples(path: Path) -> list[dict[str, str]]:
+    """Answers of the start model and the policy to questions of the test split, where somebody has stored them:
+    {"samples": [{"question": ..., "start": ..., "trained": ...}]}."""
+    found = json.loads(path.read_text(encoding="utf-8"))["samples"] if path.is_file() else []
+    return [{name: str(sample.get(name, "")) for name in ("question", "start", "trained")} for sample in found]
 
 
 def _training(path: Path) -> dict[str, Any] | None:

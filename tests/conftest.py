@@ -16,12 +16,18 @@ settings.register_profile("pugc", deadline=None, suppress_health_check=[HealthCh
 settings.load_profile("pugc")
 
 REPOSITORY = Path(__file__).parent.parent
+LONG = ("browser", "integration", "training")
+"""Folders whose tests begin first: several processes then end at about the same time, with the short ones."""
 SCRIPTED = """
 extends = "tiny"
 about = "The scripted engine plays every role."
 [models.tiny]
 engine = "scripted"
 """
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: next((i for i, name in enumerate(LONG) if name in item.path.parts), len(LONG)))
 
 
 def write_posts(path: Path, count: int, *, topic: str) -> Path:

@@ -31,6 +31,11 @@ def select(spec: ModelSpec) -> Selection:
         raise RecipeError(
             f"model {spec.id} runs on an endpoint, but has no base_urls", fix="set base_urls in [models.*]"
         )
+    if spec.adapter is not None and (spec.engine in ("endpoint", "scripted") or spec.base_urls):
+        raise RecipeError(
+            f"model {spec.id} has an adapter, which only local engines put on",
+            fix="let the server load the adapter, and ask for it by its name there, as id",
+        )
     if spec.engine in ("vllm", "transformers") and not _installed(spec.engine):
         fix = "pip install -e '.[gpu]' or '.[cpu]'" if spec.engine == "vllm" else "pip install -e '.[transformers]'"
         raise MissingDependency(f"model {spec.id} runs on {spec.engine}, which is not installed", fix=fix)
@@ -59,8 +64,14 @@ def open_engine(spec: ModelSpec) -> Engine:
         if name == "endpoint":
             from pugc_core.engines.endpoint import EndpointEngine
 
-            key = os.environ.get(spec.api_key_env)
-            return EndpointEngine(model=spec.id, base_urls=spec.base_urls, api_key=key, **spec.options)
+            return EndpointEngine(
+                model=spec.id,
+                base_urls=spec.base_urls,
+                api_key=os.environ.get(spec.api_key_env),
+                served_as=spec.served_as,
+                system_role=spec.system_role,
+                **spec.options,
+            )
     except TypeError as err:
         raise RecipeError(f"options of model {spec.id}: {err}", fix=f"see engines/{name}.py for its options") from err
     from pugc_core.engines.worker import WorkerEngine

@@ -77,6 +77,16 @@ class Request:
         return int.from_bytes(self.digest[:4], "big") // 2 + draw
 
 
+CUT_OFF = ("length", "max_tokens", "model_length", "content_filter", "abort")
+"""Finish reasons of a text that the model did not end itself: those of OpenAI's protocol and of the engines here, and
+what servers of other makes say (max_tokens: Anthropic, Gemini; model_length: Mistral)."""
+
+
+def was_cut_off(finish_reason: str | None) -> bool:
+    """Whether a finish reason, in whatever case, is one of CUT_OFF. A server that gives none is taken at its word."""
+    return (finish_reason or "").lower() in CUT_OFF
+
+
 @dataclass(frozen=True, slots=True)
 class Generation:
     """One answer, raw, as the ledger stores it."""
@@ -89,6 +99,21 @@ class Generation:
     completion_tokens: int
     seed: int
     engine: str
+    context: int = 0
+    """Context in tokens that it was made under; 0 where nobody wrote it down."""
+
+    def outgrown(self, sampling: Sampling, context: int) -> bool:
+        """Whether a full context cut it, and `context` is a larger one, so that it is worth asking again."""
+        if self.finish_reason != "length" or self.completion_tokens >= sampling.max_tokens:
+            return False
+        if not self.context and self.engine.startswith("endpoint"):
+            return False  # its server's context, which no setting here enlarges
+        return max(self.context, self.prompt_tokens + self.completion_tokens) < context
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether the text was ended from outside, so that it may lack words."""
+        return was_cut_off(self.finish_reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +122,7 @@ class Refusal:
 
     request: Request
     reason: str
-    """A drop reason such as "prompt_too_long"."""
+    """A drop reason: "prompt_too_long", "no_room_for_answer" (the prompt fits, the answer does not), "no_content"."""
 
 
 Answer = Generation | Refusal
@@ -113,6 +138,26 @@ class Engine(Protocol):
     def generate(self, requests: Iterable[Request | None]) -> Iterator[Answer | None]: ...
 
     def close(self) -> None: ...
+
+
+def folded(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """A leading system text put before the first user text, for chat formats without a place for it."""
+    if len(messages) < 2 or messages[0].role != "system":
+        return tuple(messages)
+    system, first, *rest = messages
+    return (Message(first.role, f"{system.content}\n{first.content}"), *rest)
+
+
+def refusal(request: Request, prompt_tokens: int, limit: int) -> Refusal | None:
+    """Why a prompt is not asked of a model with a context of `limit` tokens; None where it is.
+
+    Room is kept for the longest answer, `max_tokens`, as servers keep it, so that a full context cuts no answer; but
+    for half of the context at most, else a generous `max_tokens` would refuse every prompt.
+    """
+    room = min(request.sampling.max_tokens, limit // 2)
+    if prompt_tokens + room <= limit:
+        return None
+    return Refusal(request, "prompt_too_long" if prompt_tokens >= limit else "no_room_for_answer")
 
 
 def serve(

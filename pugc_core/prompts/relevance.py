@@ -5,9 +5,10 @@ Contract: exactly True or False, enforced by the engine. Anything else is no ver
 
 from __future__ import annotations
 
+from pugc_core.prompts.answers import unmarked
 from pugc_core.prompts.base import Prompt
 
-PARSER_VERSION = 1
+PARSER_VERSION = 2
 SLOTS = ("ugc", "instruction")
 MARKERS = ("###Context", "###Question", "###Task Instruction")
 CHOICES = ("True", "False")
@@ -39,4 +40,4 @@ Does the context answer the question? True or False.""",
 
 def parse(answer: str) -> bool | None:
     """True, False, or None when the answer is neither word."""
-    return {"true": True, "false": False}.get(answer.replace("</s>", "").strip().strip(".").lower())
+    return {"true": True, "false": False}.get(unmarked(answer).strip(" \t\r\n.*_`\"'").lower())

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import re
 
+from pugc_core.prompts.answers import unmarked
 from pugc_core.prompts.base import Prompt
 
-PARSER_VERSION = 1
+PARSER_VERSION = 2
 SLOTS = ("instruction", "response", "ugc")
 MARKERS = (
     "###Task Description:",
@@ -90,22 +91,59 @@ Compare the response with the reference document. Write feedback, then [RESULT] 
     ),
 }
 
-_MARKER = re.compile(r"\[(?:RESULT|SCORE)\]|\b(?:result|score)[\s*]*:|\bscore of\b", re.IGNORECASE)
-_VALUE = re.compile(
-    r"[\s*_:\"']*[\[({]?\s*([1-5])(?![^\W_])\s*[\])}]?(?:\s*(?:/|out of)\s*5(?!\d))?\s*[\])}]?"
-    r"(?!\s*(?:out of|of|or|to|point|and (?:a|\d))\b)"  # "4 out of 10", "4 or 5", "3 and a half" are no votes
-    r"[\s*_.,:;!\"'-]*(?:</s>)?\s*(?=$|\n|[A-Za-z(])"
+_MARKER = re.compile(r"\[(?:RESULT|SCORE)\]", re.IGNORECASE)
+_LOOSE = re.compile(
+    r"(?<![^\W_])(?:score|result)[\s*_]*:|(?<![^\W_])score of\b"
+    r"|(?:^|(?<=[.!?]))[\s*_#]*score(?=[\s*_]+[1-5])",  # "Score 4" as a sentence of its own, not "the score 4"
+    re.IGNORECASE | re.MULTILINE,
 )
+_DENIED = re.compile(r"\b(?:not|never|cannot|below|than|short|instead)\b|n['’]t\b", re.IGNORECASE)
+_CLAUSE = re.compile(r"[.,;:!?\n]")
+_DIGIT = (
+    r"[\s*_:\"'“”‘’`]*(?:(?:score|result|rating)\b(?: of\b)?[\s*_:]*)?[\[({<]?\s*([1-5])(?![^\W_])\s*[\])}>]?"
+    r"(?:\s*(?:/|out of)\s*5(?!\d))?\s*[\])}>]?"
+    r"(?![ \t]*(?:out|of|or|to|point|and (?:a|\d))\b)"  # "4 out of 10", "4 or 5", "3 and a half" are no votes
+)
+_AROUND = r"[\s*_.,:;!\"'“”‘’`…—–-]*"
+_VALUE = re.compile(rf"{_DIGIT}{_AROUND}(?=$|\n|[A-Za-z(])", re.IGNORECASE)
+_VALUE_AT_END = re.compile(rf"{_DIGIT}{_AROUND}\Z", re.IGNORECASE)
+_BLANKS = re.compile(r"\s+")
+_LONGEST_SUFFIX = 3
+"""Words that can still turn a digit into another number: "4 and a half", "4 out of 10"."""
 
 
-def parse(answer: str) -> int | None:
-    """The score behind the last marker, or None.
+def parse(answer: str, *, cut_off: bool = False) -> int | None:
+    """The score behind the last `[RESULT]` or `[SCORE]`, wherever it stands and whatever is said after it, or None.
 
-    Accepts `[RESULT] 4`, `(4)`, `4/5`, `4.`, `4</s>`, `Score: 4`, `4 because ...`; refuses 3.5, 7, `4 or 5`, `4 out of 10`
-    and text without a marker. The last marker decides, also when nothing valid follows it.
+    Where there is neither, a looser marker counts (`Score: 4`, `a score of 4`), but only at the end of the text: in its
+    midst it speaks of scores in general ("a score of 5 would need more"). Accepts `[RESULT] 4`, `(4)`, `4/5`, `4.`,
+    `4</s>`, `4 because ...`; refuses 3.5, 7, `4 or 5`, `4 out of 10`. The last marker decides, also when nothing valid
+    follows it.
+
+    Of a `cut_off` answer a score counts only behind `[RESULT]`, and only when its line has ended or more words follow
+    than could still change it: "[RESULT] 4" might have become 4.5 or "4 out of 10".
     """
-    markers = list(_MARKER.finditer(answer))
+    # In runs of blanks, which models that ramble do write, the patterns below would search for minutes.
+    text = _BLANKS.sub(lambda run: "\n" if "\n" in run.group() else " ", unmarked(answer))
+    if markers := list(_MARKER.finditer(text)):
+        match = _VALUE.match(text, markers[-1].end())
+        if match and cut_off and not _settled(text[match.end(1) :]):
+            return None
+    else:
+        match = None if cut_off else _at_end(text)
+    return int(match.group(1)) if match else None
+
+
+def _settled(rest: str) -> bool:
+    return "\n" in rest or len(rest.split()) > _LONGEST_SUFFIX
+
+
+def _at_end(text: str) -> re.Match[str] | None:
+    markers = list(_LOOSE.finditer(text))
     if not markers:
         return None
-    match = _VALUE.match(answer, markers[-1].end())
-    return int(match.group(1)) if match else None
+    marker = markers[-1]
+    clause = _CLAUSE.split(text[: marker.start()])[-1]
+    if marker.group().lower().endswith("of") and _DENIED.search(clause):  # "it does not earn a score of 5"
+        return None
+    return _VALUE_AT_END.match(text, marker.end())

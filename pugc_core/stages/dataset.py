@@ -1,14 +1,14 @@
-"""Dataset: the kept pairs of all shards as TRL reads them, split into train and test by post.
+"""Dataset: the kept pairs of all shards as TRL reads them, split into train and test by groups of posts.
 
 The prompt is rendered exactly as the policy was asked, so training and sampling see the same messages. A pair that
-stands in several shards (the same post twice) is taken once.
+stands in several shards (the same post twice) is taken once, and so is a post with near-duplicates in other shards.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import polars as pl
 from pydantic import Field
@@ -18,6 +18,7 @@ from pugc_core.config import Config, digest
 from pugc_core.prompts.base import Prompt
 from pugc_core.records import Table
 from pugc_core.stages.base import Build
+from pugc_core.stages.groups import Grouped, grouped
 
 ALL = "_all"
 """The dataset has one table over all shards; this stands where others have a shard's name, and is no shard's name."""
@@ -25,7 +26,7 @@ ALL = "_all"
 
 class DatasetConfig(Config):
     test_share: float = Field(0.1, ge=0, lt=1)
-    """Share of posts whose pairs are held out from training, by hash of ugc_id."""
+    """Share of groups of posts whose pairs are held out from training (`pugc_core.stages.groups`)."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,9 @@ class Dataset:
     config: DatasetConfig
     prompt: Prompt
     """The wording in which the policy is asked (stage `responses`)."""
+    near_duplicates: Literal["drop", "keep"] = "drop"
+    similarity: float = 0.8
+    """As stage `ugc` has them: it sees one shard, this stage all."""
 
     name = "dataset"
     role = None
@@ -41,33 +45,41 @@ class Dataset:
 
     @property
     def fingerprint(self) -> Mapping[str, str]:
-        return {"version": "1", "prompt": self.prompt.fingerprint, "split": digest(self.config.test_share)}
+        return {
+            "version": "3",
+            "prompt": self.prompt.fingerprint,
+            "split": digest(self.config.test_share),
+            "near": digest([self.near_duplicates, self.similarity]),
+        }
 
     def build(self, shard: str, inputs: Mapping[str, pl.DataFrame]) -> Build:
         """`inputs["pairs"]` holds the pairs of all shards, with their shard in an extra column."""
         yield from ()
-        rows, seen = [], set()
+        rows, seen = [], set[str]()
         pairs = inputs["pairs"].filter(pl.col("keep")).sort("shard", "pair_id", maintain_order=True)
+        groups = grouped(pairs, self.similarity)
         for row in pairs.iter_rows(named=True):
-            reason = "duplicate" if row["pair_id"] in seen else None
+            reason = self._reason(row, seen, groups)
             seen.add(row["pair_id"])
             messages = self.prompt.render({"instruction": row["instruction"]})
             rows.append(
                 {
                     **{c: row[c] for c in ("pair_id", "instruction_id", "ugc_id", "shard")},
-                    "split": split_of(row["ugc_id"], self.config.test_share),
+                    "split": "test" if groups.point[row["ugc_id"]] < self.config.test_share else "train",
+                    "group": groups.group[row["ugc_id"]],
+                    **{c: row[c] for c in records.ORIGIN},
                     "prompt": [m._asdict() for m in messages],
                     "chosen": [{"role": "assistant", "content": row["chosen"]}],
                     "rejected": [{"role": "assistant", "content": row["rejected"]}],
                     **{c: row[c] for c in ("chosen_reward", "rejected_reward", "margin")},
+                    **{c: row[c] for c in ("chosen_cut_off", "rejected_cut_off")},
                     "keep": reason is None,
                     "drop_reason": reason,
                 }
             )
         return self.table.frame(rows)
 
-
-def split_of(ugc_id: str, test_share: float) -> str:
-    """ "train" or "test", the same for every pair of a post, in every run."""
-    point = int.from_bytes(hashlib.sha256(f"split\x1f{ugc_id}".encode()).digest()[:8], "big") / 2**64
-    return "test" if point < test_share else "train"
+    def _reason(self, pair: Mapping[str, Any], seen: Set[str], groups: Grouped) -> str | None:
+        if pair["pair_id"] in seen:
+            return "duplicate"
+        return "near_duplicate" if self.near_duplicates == "drop" and pair["ugc_id"] in groups.copy_of else None

@@ -5,17 +5,20 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import polars as pl
 from pydantic import Field
 
 from pugc_core import records
 from pugc_core.config import Config, digest
-from pugc_core.engines.base import Request, Sampling
+from pugc_core.engines.base import Generation, Request, Sampling
 from pugc_core.prompts import base as prompts
 from pugc_core.prompts import instructions as contract
 from pugc_core.records import Table, make_id
 from pugc_core.stages.base import Build
+
+Drop = Literal["cut_off", "refusal", "refers_to_context", "duplicate"]
 
 
 class InstructionsConfig(Config):
@@ -27,6 +30,9 @@ class InstructionsConfig(Config):
     """Instructions drawn for each post."""
     max_chars: int = Field(1000, ge=1)
     """Longer ones are dropped as `too_long`."""
+    drop: tuple[Drop, ...] = get_args(Drop)
+    """What is dropped besides the empty and the too long: what max_tokens has `cut_off`, a `refusal` to write one, what
+    `refers_to_context` that its reader will not see, and a `duplicate` of another draw of the same post."""
     sampling: Sampling = Sampling(temperature=0.7, top_p=0.9, max_tokens=256)
 
 
@@ -49,14 +55,14 @@ class Instructions:
     @property
     def fingerprint(self) -> Mapping[str, str]:
         return {
-            "version": "1",
+            "version": "2",
             "prompt": self.prompt.fingerprint,
             "examples": digest(self.config.examples),
             "parser": str(contract.PARSER_VERSION),
             "model": self.model,
             "context": str(self.context),
             "sampling": digest(self.config.sampling.canonical),
-            "limits": digest([self.config.per_post, self.config.max_chars]),
+            "limits": digest([self.config.per_post, self.config.max_chars, sorted(set(self.config.drop))]),
         }
 
     def build(self, shard: str, inputs: Mapping[str, pl.DataFrame]) -> Build:
@@ -73,15 +79,17 @@ class Instructions:
         rows = []
         for ugc_id, request in asked:
             seen: set[str] = set()
-            texts = [contract.parse(g.text) for g in answers.of(request)]
+            generations = answers.of(request)
             for draw in draws:
-                text = texts[draw] if texts else None
-                reason = self._judge(text, seen) if text is not None else answers.refused(request)
-                seen.add((text or "").lower())
+                generation = generations[draw] if generations else None
+                text = contract.parse(generation.text) if generation else None
+                twin = text is not None and _folded(text) in seen
+                reason = self._judge(text or "", generation, twin) if generation else answers.refused(request)
+                seen.add(_folded(text or ""))
                 rows.append(
                     {
-                        # Dropped twins share the text, so the draw sets their ids apart.
-                        "instruction_id": make_id("instruction", ugc_id, text, *([draw] if reason else [])),
+                        # Twins and what was dropped may share the text, so the draw sets their ids apart.
+                        "instruction_id": make_id("instruction", ugc_id, text, *([draw] if reason or twin else [])),
                         "ugc_id": ugc_id,
                         "draw": draw,
                         "instruction": text,
@@ -91,11 +99,21 @@ class Instructions:
                 )
         return self.table.frame(rows)
 
-    def _judge(self, text: str, seen: set[str]) -> str | None:
+    def _judge(self, text: str, generation: Generation, twin: bool) -> str | None:
         if not text:
             return "empty"
-        if len(text) > self.config.max_chars:
+        # First what the model itself says of it; what else may be amiss with half a question does not matter.
+        found: Mapping[Drop, bool] = {
+            "cut_off": generation.cut_off,
+            "refusal": contract.refuses(text),
+            "refers_to_context": contract.refers_to_context(text),
+            "duplicate": twin,
+        }
+        if len(text) > self.config.max_chars and not (found["cut_off"] and "cut_off" in self.config.drop):
             return "too_long"
-        if contract.refers_to_context(text):
-            return "refers_to_context"
-        return "duplicate" if text.lower() in seen else None
+        return next((reason for reason, hit in found.items() if hit and reason in self.config.drop), None)
+
+
+def _folded(text: str) -> str:
+    """What makes two instructions the same: neither case nor line breaks."""
+    return " ".join(text.lower().split())

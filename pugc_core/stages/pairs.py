@@ -1,7 +1,7 @@
 """Pairs: the best response against the worst, by reward (paper 3.4).
 
 Tie at the top: the shortest. Tie at the bottom: the longest. All tied: no preference was expressed, so no pair.
-Chosen and rejected never have the same text.
+Chosen and rejected never have the same text. The post goes along, with its licence and where it comes from.
 """
 
 from __future__ import annotations
@@ -15,10 +15,13 @@ from pydantic import Field
 
 from pugc_core import records
 from pugc_core.config import Config, digest
+from pugc_core.engines.base import was_cut_off
 from pugc_core.records import Table, make_id
 from pugc_core.stages.base import Build
 
 Candidate = Mapping[str, Any]
+_OF_POST = ("line", "title", "thread", *records.ORIGIN)
+"""What a pair carries of its post besides the text: where it comes from, and what the split goes by."""
 
 
 class PairsConfig(Config):
@@ -35,11 +38,11 @@ class Pairs:
     name = "pairs"
     role = None
     table: Table = records.PAIRS
-    inputs = ("instructions", "responses", "rewards")
+    inputs = ("ugc", "instructions", "responses", "rewards")
 
     @property
     def fingerprint(self) -> Mapping[str, str]:
-        return {"version": "1", "ties": self.config.all_tied, "margin": digest(self.config.min_margin)}
+        return {"version": "2", "ties": self.config.all_tied, "margin": digest(self.config.min_margin)}
 
     def build(self, shard: str, inputs: Mapping[str, pl.DataFrame]) -> Build:
         yield from ()
@@ -49,7 +52,13 @@ class Pairs:
         groups: dict[str, list[Candidate]] = {}
         for row in answered.iter_rows(named=True):
             groups.setdefault(row["instruction_id"], []).append(row)
-        kept = inputs["instructions"].filter(pl.col("keep")).select("instruction_id", "ugc_id", "instruction")
+        posts = inputs["ugc"].filter(pl.col("keep")).select("ugc_id", *_OF_POST, post="text")
+        kept = (
+            inputs["instructions"]
+            .filter(pl.col("keep"))
+            .select("instruction_id", "ugc_id", "instruction")
+            .join(posts, on="ugc_id", how="left", maintain_order="left")
+        )
         return self.table.frame(
             self._pair(row, groups[row["instruction_id"]])
             for row in kept.iter_rows(named=True)
@@ -95,6 +104,8 @@ def _row(
         "instruction_id": instruction["instruction_id"],
         "ugc_id": instruction["ugc_id"],
         "instruction": instruction["instruction"],
+        "post": instruction["post"],
+        **{name: instruction[name] for name in _OF_POST},
         "chosen_response_id": best.get("response_id"),
         "rejected_response_id": worst.get("response_id"),
         "chosen": best.get("text"),
@@ -104,6 +115,8 @@ def _row(
         "margin": margin,
         "chosen_tokens": best.get("n_tokens"),
         "rejected_tokens": worst.get("n_tokens"),
+        "chosen_cut_off": was_cut_off(best["finish_reason"]) if chosen else None,
+        "rejected_cut_off": was_cut_off(worst["finish_reason"]) if rejected else None,
         "keep": reason is None,
         "drop_reason": reason,
     }

@@ -45,7 +45,7 @@ class Quality:
     @property
     def fingerprint(self) -> Mapping[str, str]:
         return {
-            "version": "1",
+            "version": "2",
             "prompt": self.prompt.fingerprint,
             "parser": str(contract.PARSER_VERSION),
             "model": self.model,
@@ -64,8 +64,9 @@ class Quality:
         answers = yield [request for _, request in asked]
         rows = []
         for ugc_id, request in asked:
-            answer = next((g.text for g in answers.of(request)), None)
-            score = contract.parse(answer) if answer is not None else None
+            generation = next(iter(answers.of(request)), None)
+            answer = generation.text if generation else None
+            score = contract.parse(generation.text, cut_off=generation.cut_off) if generation else None
             if answer is None:
                 reason = answers.refused(request)
             elif score is None:

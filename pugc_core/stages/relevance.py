@@ -43,7 +43,7 @@ class Relevance:
     @property
     def fingerprint(self) -> Mapping[str, str]:
         return {
-            "version": "1",
+            "version": "2",
             "prompt": self.prompt.fingerprint,
             "parser": str(contract.PARSER_VERSION),
             "model": self.model,

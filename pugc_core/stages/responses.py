@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import polars as pl
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pugc_core import records
 from pugc_core.config import Config, digest
-from pugc_core.engines.base import Request, Sampling
+from pugc_core.engines.base import Request, Sampling, was_cut_off
 from pugc_core.prompts import base as prompts
 from pugc_core.prompts import responses as contract
 from pugc_core.records import Table, make_id
@@ -23,9 +24,18 @@ class ResponsesConfig(Config):
     """A bundled wording or the path of a prompt file with the slot {instruction}."""
     k: int = Field(5, ge=2)
     """Answers per instruction. Not in the paper's text; 5 stands in the name of its published data file."""
-    drop_unfinished: bool = False
-    """Whether answers cut off by max_tokens are dropped as `unfinished` or judged as they are."""
+    cut_off: Literal["drop", "keep"] = "drop"
+    """Whether answers that max_tokens cut off are dropped as `cut_off`, or judged as they are and marked in pairs and
+    dataset: a policy must not learn to end where one was cut."""
     sampling: Sampling = Sampling(temperature=0.8, top_p=0.95, max_tokens=2048)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _renamed(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "drop_unfinished" in data:
+            now = "drop" if data["drop_unfinished"] else "keep"
+            raise ValueError(f'drop_unfinished is now cut_off: write cut_off = "{now}"')
+        return data
 
 
 @dataclass(frozen=True)
@@ -47,13 +57,13 @@ class Responses:
     @property
     def fingerprint(self) -> Mapping[str, str]:
         return {
-            "version": "1",
+            "version": "2",
             "prompt": self.prompt.fingerprint,
             "parser": str(contract.PARSER_VERSION),
             "model": self.model,
             "context": str(self.context),
             "sampling": digest(self.config.sampling.canonical),
-            "limits": digest([self.config.k, self.config.drop_unfinished]),
+            "limits": digest([self.config.k, self.config.cut_off]),
         }
 
     def build(self, shard: str, inputs: Mapping[str, pl.DataFrame]) -> Build:
@@ -82,7 +92,7 @@ class Responses:
                 elif not text:
                     reason = "empty"
                 else:
-                    reason = "unfinished" if self.config.drop_unfinished and finish == "length" else None
+                    reason = "cut_off" if self.config.cut_off == "drop" and was_cut_off(finish) else None
                 rows.append(
                     {
                         "response_id": make_id("response", instruction_id, draw, text),

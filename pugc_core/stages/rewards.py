@@ -23,6 +23,9 @@ from pugc_core.prompts import rewards as contract
 from pugc_core.records import Table
 from pugc_core.stages.base import Build
 
+PATIENCE = 8
+"""Draws without a single valid vote, or N where that is more, after which a response is not asked about further."""
+
 
 class RewardsConfig(Config):
     prompt: str = "default"
@@ -31,12 +34,12 @@ class RewardsConfig(Config):
     n: int = Field(8, ge=1)
     """Valid votes wanted per response (paper: N = 8)."""
     max_draws: int = Field(16, ge=1)
-    """Most draws per response while votes do not parse."""
-    min_valid: int = Field(1, ge=1)
-    """Responses with fewer valid votes are dropped as `too_few_votes`."""
+    """Most draws per response while some of its votes do not parse; where none does, only the first 8 (or N)."""
+    min_valid: int | None = Field(None, ge=1)
+    """Responses with fewer valid votes are dropped as `too_few_votes`; null takes half of `n`, rounded up."""
     reference: Literal["own", "random"] = "own"
-    """`random` shows the judge another post of the shard, as in the paper's ablation: what is won without it says how
-    much of the gain is the reference's."""
+    """`random` shows the judge another post, drawn over all posts of the recipe, as in the paper's ablation: what is
+    won without it says how much of the gain is the reference's."""
     aggregate: Literal["mean", "median", "majority"] = "mean"
     """How votes become a reward. The paper does not say; the mean is our reading of its figure 7."""
     sampling: Sampling = Sampling(temperature=1.0, top_p=0.9, max_tokens=1024, repetition_penalty=1.03)
@@ -45,9 +48,19 @@ class RewardsConfig(Config):
     def _bounds(self) -> RewardsConfig:
         if self.max_draws < self.n:
             raise ValueError(f"max_draws ({self.max_draws}) is below n ({self.n})")
-        if self.min_valid > self.n:
+        if self.least_votes > self.n:
             raise ValueError(f"min_valid ({self.min_valid}) is above n ({self.n})")
         return self
+
+    @property
+    def least_votes(self) -> int:
+        """Valid votes that a reward takes: one vote does not rank beside eight."""
+        return self.min_valid or -(-self.n // 2)
+
+    def draws_allowed(self, valid: int) -> int:
+        """Draws that a response may have in all, by its valid votes so far. One whose first draws hold none is given
+        up: a judge that does not parse would not in twice as many."""
+        return self.max_draws if valid else min(self.max_draws, max(self.n, PATIENCE))
 
 
 def majority(votes: Sequence[int]) -> float:
@@ -60,15 +73,6 @@ AGGREGATES: Mapping[str, Callable[[Sequence[int]], float]] = {
     "median": lambda votes: float(statistics.median(votes)),
     "majority": majority,
 }
-
-
-def others(posts: pl.DataFrame) -> pl.DataFrame:
-    """Columns ugc_id and ugc, each id with the text of another post: the next one in the order of the ids' hashes, so
-    that no two share a text and the same shard always gives the same. Null where there is no other post."""
-    mixed = posts.sort(pl.col("ugc_id").map_elements(digest, return_dtype=pl.String))
-    if len(mixed) < 2:
-        return mixed.with_columns(ugc=pl.lit(None, pl.String))
-    return mixed.with_columns(ugc=pl.concat([mixed["ugc"].slice(1), mixed["ugc"].slice(0, 1)]))
 
 
 @dataclass
@@ -107,56 +111,60 @@ class Rewards:
         reference = {} if self.config.reference == "own" else {"reference": self.config.reference}
         return {
             **reference,
-            "version": "1",
+            "version": "2",
             "prompt": self.prompt.fingerprint,
             "parser": str(contract.PARSER_VERSION),
             "model": self.model,
             "context": str(self.context),
             "sampling": digest(self.config.sampling.canonical),
-            "votes": digest([self.config.n, self.config.max_draws, self.config.min_valid]),
+            "votes": digest([self.config.n, self.config.max_draws, self.config.least_votes]),
             "aggregate": self.config.aggregate,
         }
 
     def build(self, shard: str, inputs: Mapping[str, pl.DataFrame]) -> Build:
         ballots = self._ballots(inputs)
-        n, limit = self.config.n, self.config.max_draws
-        open_ballots = [b for b in ballots if not b.refused]
+        open_ballots = [b for b in ballots if self._missing(b)]
         while open_ballots:
-            asked = [
-                (b, self._request(b, len(b.votes), min(n - len(b.valid), limit - len(b.votes)))) for b in open_ballots
-            ]
+            asked = [(b, self._request(b, len(b.votes), self._missing(b))) for b in open_ballots]
             answers = yield [request for _, request in asked]
             for ballot, request in asked:
                 ballot.refused = answers.refused(request)
                 ballot.votes.extend(
-                    {"draw": draw, "score": contract.parse(g.text), "feedback": g.text}
+                    {"draw": draw, "score": contract.parse(g.text, cut_off=g.cut_off), "feedback": g.text}
                     for draw, g in zip(request.draws, answers.of(request), strict=False)
                 )
-            open_ballots = [b for b in open_ballots if not b.refused and len(b.valid) < n and len(b.votes) < limit]
+            open_ballots = [b for b in open_ballots if self._missing(b)]
         return self.table.frame(self._count(ballot) for ballot in ballots)
 
     def _ballots(self, inputs: Mapping[str, pl.DataFrame]) -> list[_Ballot]:
         wording = self.prompt
-        posts = inputs["ugc"].filter(pl.col("keep")).select("ugc_id", ugc="text")
+        own = inputs["ugc"].filter(pl.col("keep")).select("ugc_id", ugc="text")
+        posts = own if self.config.reference == "own" else inputs["reference"]
         instructions = inputs["instructions"].filter(pl.col("keep")).select("instruction_id", "ugc_id", "instruction")
         judged = (
             inputs["responses"]
             .filter(pl.col("keep"))
             .select("response_id", "instruction_id", response="text")
             .join(instructions, on="instruction_id", maintain_order="left")
-            .join(posts if self.config.reference == "own" else others(posts), on="ugc_id", maintain_order="left")
+            .join(posts, on="ugc_id", maintain_order="left")
         )
         return [
             _Ballot(row, wording.render(row), []) if row["ugc"] is not None else _Ballot(row, (), [], "no_other_post")
             for row in judged.iter_rows(named=True)
         ]
 
+    def _missing(self, ballot: _Ballot) -> int:
+        """Draws to make next."""
+        valid = len(ballot.valid)
+        wanted = min(self.config.n - valid, self.config.draws_allowed(valid) - len(ballot.votes))
+        return 0 if ballot.refused else max(0, wanted)
+
     def _request(self, ballot: _Ballot, first: int, count: int) -> Request:
         return Request(self.model, ballot.messages, self.config.sampling, tuple(range(first, first + count)))
 
     def _count(self, ballot: _Ballot) -> dict[str, Any]:
         votes = ballot.valid[: self.config.n]
-        enough = len(votes) >= self.config.min_valid
+        enough = len(votes) >= self.config.least_votes
         reason = None if enough else ballot.refused or "too_few_votes"
         return {
             "response_id": ballot.row["response_id"],

@@ -6,7 +6,7 @@ Special tokens and score markers in a post are left as they are; prompts neutral
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import polars as pl
 from pydantic import Field, model_validator
@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from pugc_core.config import Config, digest
 from pugc_core.errors import SourceError
 from pugc_core.records import UGC, make_id
-from pugc_core.stages import sources
+from pugc_core.stages import near, sources
 from pugc_core.stages.base import Build
 from pugc_core.stages.fields import Fields, decoded
 from pugc_core.stages.normalise import normalise
@@ -45,6 +45,11 @@ class UgcConfig(Config):
     """Whether posts that ask (kind `question`) are kept too: pairs are made of posts that answer."""
     languages: tuple[str, ...] = ()
     """Codes to keep, such as `en` (which covers en-GB too); empty keeps all, and so does a row that names none."""
+    near_duplicates: Literal["drop", "keep"] = "drop"
+    """Whether of near-duplicate posts only the first is kept (the others: `near_duplicate`). Kept or not, they stand on
+    one side of the split into train and test."""
+    similarity: Annotated[float, Field(ge=0.7, le=1)] = 0.8
+    """Share of runs of three words that two posts have in common (Jaccard) from which they are near-duplicates."""
 
     @model_validator(mode="after")
     def _ordered(self) -> UgcConfig:
@@ -79,6 +84,7 @@ class Ugc:
             "title": digest(self.config.title_in_text),
             "questions": digest(self.config.questions),
             "languages": digest(sorted(self.config.languages)),
+            "near": digest([self.config.near_duplicates, self.config.similarity]),
         }
 
     def build(self, shard: str, inputs: Mapping[str, pl.DataFrame]) -> Build:
@@ -90,7 +96,7 @@ class Ugc:
         lines: dict[str, int] = {}
         seen = _Seen()
         for raw in sources.read(path):
-            row = self._row(shard, raw)
+            row = self._sound_row(shard, raw)
             if row["keep"] and (first := lines.setdefault(row["ugc_id"], raw.line)) != raw.line:
                 row |= {"keep": False, "drop_reason": "duplicate", "detail": f"same text as line {first}"}
             seen.take(raw, self.config.fields.text)
@@ -100,7 +106,8 @@ class Ugc:
                 rows = []
         if not seen.mapped:
             raise self._unusable(path, seen)
-        return pl.concat([*frames, UGC.frame(rows)])
+        frame = pl.concat([*frames, UGC.frame(rows)])
+        return near.dropped(frame, self.config.similarity) if self.config.near_duplicates == "drop" else frame
 
     def _unusable(self, path: str, seen: _Seen) -> SourceError:
         if not seen.columns and seen.broken:
@@ -114,6 +121,13 @@ class Ugc:
             fix=f'name the column that holds the posts in the recipe: [ugc.fields] text = [{known}, "COLUMN"] '
             "(tried in this order)",
         )
+
+    def _sound_row(self, shard: str, raw: Raw) -> dict[str, Any]:
+        try:
+            return self._row(shard, raw)
+        except Exception as err:  # whatever is odd about one row, it is no reason to lose the others
+            broken = Raw(raw.line, None, f"{type(err).__name__}: {err}"[:EXCERPT_CHARS], raw.raw)
+            return self._row(shard, broken)
 
     def _row(self, shard: str, raw: Raw) -> dict[str, Any]:
         row: dict[str, Any] = dict.fromkeys(UGC.columns) | {"shard": shard, "line": raw.line}

@@ -22,12 +22,14 @@ _NAMES = {
     "chosen": "rewards/chosen",
     "rejected": "rewards/rejected",
     "learning_rate": "learning_rate",
+    "rows": "rows",
 }
 
 
 def curve(history: list[dict[str, Any]]) -> list[dict[str, float]]:
-    """A trainer's log as rows of step, loss, margin, accuracy, learning_rate; what a loss does not log is left out."""
-    wanted = ("loss", "margin", "accuracy", "learning_rate")
+    """A trainer's log as rows of step, loss, margin, accuracy, learning_rate, rows; what a loss does not log is left
+    out."""
+    wanted = ("loss", "margin", "accuracy", "learning_rate", "rows")
     return [
         {"step": row["step"], **{name: row[_NAMES[name]] for name in wanted if _NAMES[name] in row}}
         for row in history
@@ -67,7 +69,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
             if not math.isfinite(logs.get(name, 0.0)):
                 raise TrainingError(f"{name} became {logs[name]} at step {state.global_step}", fix=DIVERGED)
         if state.is_world_process_zero:
-            told = {name: logs[key] for name, key in _NAMES.items() if key in logs}
+            told = {name: logs[key] for name, key in _NAMES.items() if key in logs and name != "rows"}
             speed = round(self.tokens_per_second, 1)
             self._report({"step": state.global_step, "total": state.max_steps, **told, "tokens_per_second": speed})
 

@@ -1,4 +1,4 @@
-"""The pairs that train: read from the dataset folder, measured with the start model's tokenizer, too long ones dropped.
+"""The pairs that train: read from the dataset folder, turned into tokens, too long ones dropped.
 
 TRL 1.16 has no `max_prompt_length` and cuts what is too long at its end, which is the answer. So only pairs that fit
 whole are trained on, and the others are counted.
@@ -12,15 +12,14 @@ import io
 from collections import Counter
 from typing import Any, NamedTuple
 
-import jinja2
 import polars as pl
 
 from pugc_core import storage
 from pugc_core.errors import TrainingError
-from pugc_core.prompts.base import neutralise
+from pugc_core.training.tokens import Ids, Pair, pair_ids
 
-Pair = dict[str, list[dict[str, str]]]
 _COLUMNS = ("prompt", "chosen", "rejected")
+_CUT_OFF = ("chosen_cut_off", "rejected_cut_off")
 
 
 class Splits(NamedTuple):
@@ -32,9 +31,10 @@ class Splits(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """One split after the drop."""
+    """One split after the drop, in tokens."""
 
-    kept: list[Pair]
+    kept: list[dict[str, Ids]]
+    """Rows of prompt_ids, chosen_ids and rejected_ids."""
     tokens: int
     """Tokens of the kept pairs, the prompt counted with both answers."""
     dropped: dict[str, int]
@@ -52,7 +52,7 @@ def read(dataset: str) -> Splits:
 
 
 def _pairs(path: str, raw: bytes) -> list[Pair]:
-    """The pairs in a file, chat-control strings in their text broken up."""
+    """The pairs in a file. Data sets from before there were the columns `*_cut_off` count as never cut off."""
     try:
         frame = pl.read_parquet(io.BytesIO(raw))
     except (pl.exceptions.PolarsError, OSError) as err:
@@ -62,41 +62,24 @@ def _pairs(path: str, raw: bytes) -> list[Pair]:
         raise TrainingError(f"{path} has no column {', '.join(missing)}", fix="materialize the dataset again")
     if "keep" in frame.columns:
         frame = frame.filter(pl.col("keep"))
-    return [
-        {name: _plain(turns) for name, turns in row.items()} for row in frame.select(_COLUMNS).iter_rows(named=True)
-    ]
+    cut_off = [pl.col(c).fill_null(False) if c in frame.columns else pl.lit(False).alias(c) for c in _CUT_OFF]
+    return [Pair(*row) for row in frame.select(*_COLUMNS, *cut_off).iter_rows()]
 
 
-def fitting(pairs: list[Pair], tokenizer: Any, max_length: int) -> Pairs:
-    """The pairs whose prompt fits whole with either answer in `max_length` tokens."""
-    kept: list[Pair] = []
+def fitting(pairs: list[Pair], tokenizer: Any, max_length: int, end: int) -> Pairs:
+    """The pairs whose prompt fits whole with either answer in `max_length` tokens; `end` is the token that answers end
+    on, see tokens.end_of_turn."""
+    kept: list[dict[str, Ids]] = []
     total = 0
     dropped: Counter[str] = Counter()
     for pair in pairs:
-        chosen, rejected = (_length(tokenizer, pair["prompt"] + pair[side]) for side in ("chosen", "rejected"))
-        if max(chosen, rejected) <= max_length:
-            kept.append(pair)
-            total += chosen + rejected
-        elif _length(tokenizer, pair["prompt"]) >= max_length:
+        row = pair_ids(pair, tokenizer, end)
+        prompt, chosen, rejected = (len(ids) for ids in row.values())
+        if prompt + max(chosen, rejected) <= max_length:
+            kept.append(row)
+            total += 2 * prompt + chosen + rejected
+        elif prompt >= max_length:
             dropped["prompt_too_long"] += 1
         else:
             dropped["pair_too_long"] += 1
     return Pairs(kept, total, dict(sorted(dropped.items())))
-
-
-def _plain(turns: list[dict[str, str]]) -> list[dict[str, str]]:
-    return [{"role": turn["role"], "content": neutralise(turn["content"])} for turn in turns]
-
-
-def _length(tokenizer: Any, messages: list[dict[str, str]]) -> int:
-    """Tokens of a conversation, with the begin and end tokens that TRL's CPO trainer adds where they are missing."""
-    try:
-        ids: list[int] = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"]
-    except jinja2.TemplateError as err:
-        roles = ", ".join(m["role"] for m in messages)
-        raise TrainingError(
-            f"the chat template refuses a conversation of {roles}: {err}",
-            fix="use a responses prompt without a system text, or a start model whose template allows it",
-        ) from err
-    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-    return len(ids) + int(bos is not None and ids[:1] != [bos]) + int(ids[-1:] != [eos])

@@ -7,6 +7,7 @@ from typing import Any
 
 from pugc_core import storage
 from pugc_core.recipe import Recipe
+from pugc_core.training.config import VERSION
 
 FILE = "lineage.json"
 
@@ -17,6 +18,7 @@ def wanted(recipe: Recipe, objective: str, dataset: str | None) -> dict[str, Any
         "dataset": dataset,
         "start": recipe.model("policy").identity,
         "knobs": recipe.training.knobs(objective),
+        "version": VERSION,
     }
 
 

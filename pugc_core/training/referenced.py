@@ -14,15 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import torch
 from accelerate.utils import broadcast_object_list
 from trl import DPOConfig, DPOTrainer
 
 from pugc_core.training.losses.base import Loss, Setup
+from pugc_core.training.pairwise import Pairwise
 
 _COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")
 
 
-class ReferencedTrainer(DPOTrainer):  # type: ignore[misc]  # trl is untyped
+class ReferencedTrainer(Pairwise, DPOTrainer):  # type: ignore[misc]  # trl is untyped
     """`references` is the folder of kept log-probabilities, or None. `length_price` is R-DPO's alpha / beta: what is
     taken off the start model's log-probability per token of an answer."""
 
@@ -30,6 +32,26 @@ class ReferencedTrainer(DPOTrainer):  # type: ignore[misc]  # trl is untyped
         self._references = references
         self._length_price = length_price
         super().__init__(**options)
+
+    def rows(self, batch: dict[str, Any]) -> int:
+        return len(batch["input_ids"]) // 2
+
+    def prediction_step(self, model: Any, inputs: Any, *_: Any, **__: Any) -> tuple[None, Any, None]:
+        inputs = self._prepare_inputs(inputs)
+        outputs: list[Any] = []
+
+        def watched(**options: Any) -> Any:
+            outputs.append(model(**options))
+            return outputs[-1]
+
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss = self.compute_loss(watched, inputs)  # of one pair: the batches of an evaluation hold no more
+        answers = inputs["completion_mask"][:, 1:]
+        shared = answers.sum(1).min()
+        weights = torch.where(answers.cumsum(1) <= shared, 1.0, 1.0 if self.ld_alpha is None else self.ld_alpha)
+        now = (outputs[0].log_probs[:, -answers.shape[1] :] * answers * weights).sum(1)
+        start = torch.cat([inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]])
+        return None, torch.cat([loss.view(1), self.beta * (now - start)]).float()[None], None
 
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
         path = self._references and self._references / f"{self._key(dataset)}.parquet"
@@ -75,6 +97,7 @@ def trainer(setup: Setup, loss: Loss, *, loss_type: str, length_price: float = 0
             beta=loss.beta,
             learning_rate=loss.learning_rate,
             precompute_ref_log_probs=True,
+            precompute_ref_batch_size=setup.arguments["per_device_train_batch_size"],
             **options,
             **setup.arguments,
         ),

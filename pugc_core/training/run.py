@@ -85,7 +85,7 @@ def _follow(child: subprocess.Popen[str], report: Report) -> Summary:
     code = child.wait()
     reader.join(timeout=5)
     if code == 0 and "summary" in last:
-        return Summary(**last["summary"])
+        return Summary.of(last["summary"])
     if "error" in last:
         raise _rebuilt(**last["error"])
     said = "".join(printed).rstrip()

@@ -52,6 +52,21 @@ def load_tokenizer(start: str) -> Any:
     return tokenizer
 
 
+def stops(start: str, tokenizer: Any) -> set[int]:
+    """The tokens at which sampling from this model stops: the engines take the tokenizer's and the model's own."""
+    from transformers import AutoConfig, GenerationConfig
+
+    source = _source(start)
+    try:
+        own = GenerationConfig.from_pretrained(
+            source["pretrained_model_name_or_path"], revision=source.get("revision", "main")
+        )
+    except OSError:  # it has no generation_config.json
+        own = GenerationConfig.from_model_config(_load(AutoConfig, start))
+    ends = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
+    return {tokenizer.eos_token_id, *ends} - {None}
+
+
 def load_model(start: str, lora: Lora | None = None, *, precision: str = "fp32") -> Any:
     """The causal language model, in the dtype that it has on disk, or in 4 bits where LoRA is to be trained beside it
     so. Flash attention, which knows no fp32, is taken for bf16 where it is installed and there is a GPU."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
+
+from pugc_core.intervals import Estimate
 
 Report = Callable[[dict[str, Any]], None]
 """Is told {step, total, loss, margin, accuracy, learning_rate, tokens_per_second, ...} as the training goes on."""
@@ -36,12 +38,30 @@ class Summary:
     tokens_per_second: float
     """Tokens of prompts and answers through the training steps, padding not counted, loading and saving neither."""
     final: dict[str, float]
-    """Mean loss, margin and accuracy of the last pass; with a test split also test_loss, test_margin, test_accuracy."""
+    """Mean loss, margin and accuracy (not for KTO) of the last pass over the training pairs, while it went on."""
     curve: list[dict[str, float]]
-    """step, loss, margin, accuracy (not for KTO), learning_rate; each row averages the steps since the row before."""
+    """step, loss, margin, accuracy (not for KTO), learning_rate, rows; each row averages what was trained on since the
+    row before: so many rows, which are pairs, or for KTO answers."""
     device: str
     """cpu or cuda."""
     precision: str
     """bf16 or fp32, as it was trained."""
     notes: list[str]
     """What differs from the configuration, in words."""
+    held_out: dict[str, Estimate] = field(default_factory=dict)
+    """Accuracy, margin and loss of the trained policy over the held-out pairs; empty where there are none."""
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Summary:
+        """From JSON: what crossed the process boundary, or the record in a policy's folder."""
+        values = {name: record[name] for name in cls.__dataclass_fields__ if name in record}
+        held_out = {name: Estimate(**figures) for name, figures in record.get("held_out", {}).items()}
+        return cls(**{**values, "held_out": held_out})
+
+    @property
+    def headline(self) -> str:
+        """What a reader should see first: how it does on pairs that it was not trained on, and on how many."""
+        if not self.held_out:
+            return "no held-out pairs, so nothing is known of others than those it was trained on"
+        accuracy = self.held_out["accuracy"]
+        return f"held-out accuracy {accuracy} on {accuracy.n} pairs"

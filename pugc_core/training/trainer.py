@@ -21,13 +21,14 @@ from pathlib import Path
 from typing import Any
 
 from pugc_core.config import digest
-from pugc_core.errors import MissingDependency, TrainingError
+from pugc_core.errors import MissingDependency, RecipeError, TrainingError
 from pugc_core.training import data
-from pugc_core.training.config import TrainingConfig
+from pugc_core.training.config import VERSION, TrainingConfig
 from pugc_core.training.losses.base import Setup
 from pugc_core.training.output import RECORD, checkpoints, last_checkpoint, staging, unfinished
-from pugc_core.training.start import adapter, fingerprint, load_model, load_tokenizer, merged
+from pugc_core.training.start import adapter, fingerprint, load_model, load_tokenizer, merged, stops
 from pugc_core.training.summary import Report, Summary
+from pugc_core.training.tokens import Ids, end_of_turn
 
 _ROWS = "rows"
 _VERSIONS = ("trl", "transformers", "torch", "accelerate", "datasets")
@@ -43,13 +44,14 @@ def train(*, dataset: str, start: str, objective: str, config: TrainingConfig, o
     MissingDependency, and TrainingError for the rest.
     """
     began = time.monotonic()
-    loss = config.loss(objective)
+    loss = config.as_trained(objective)
     devices = int(os.environ.get("WORLD_SIZE", "1"))
     accumulation = config.accumulation(devices)
     _prepare_libraries()
     import torch
     from transformers import PrinterCallback, set_seed
 
+    from pugc_core.training import heldout
     from pugc_core.training.callbacks import Watch, curve
 
     pairs = data.read(dataset)
@@ -59,12 +61,13 @@ def train(*, dataset: str, start: str, objective: str, config: TrainingConfig, o
             fix="ingest more posts, or look at the drop reasons of the pairs stage (`pugc status`)",
         )
     device, precision, notes = _arithmetic(config)
-    key = digest([pairs.content, fingerprint(start), config.knobs(objective), devices])
+    key = digest([VERSION, pairs.content, fingerprint(start), config.knobs(objective), devices])
     with _together(out, key, device) as folder:
         set_seed(config.seed)
         tokenizer = load_tokenizer(start)
-        kept = data.fitting(pairs.train, tokenizer, config.max_length)
-        held_out = data.fitting(pairs.test, tokenizer, config.max_length)
+        end = end_of_turn(tokenizer, stops(start, tokenizer))
+        kept = data.fitting(pairs.train, tokenizer, config.max_length, end)
+        held_out = data.fitting(pairs.test, tokenizer, config.max_length, end)
         if not kept.kept:
             raise TrainingError(
                 f"none of the {len(pairs.train)} training pairs fits whole in max_length {config.max_length} tokens",
@@ -93,7 +96,7 @@ def train(*, dataset: str, start: str, objective: str, config: TrainingConfig, o
             )
             trainer.remove_callback(PrinterCallback)
             trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
-            tested = trainer.evaluate() if held_out.kept else {}
+            measured = heldout.figures(trainer.held_out()) if held_out.kept else {}
         steps, points = trainer.state.global_step, curve(trainer.state.log_history)
         dropped = {r: kept.dropped.get(r, 0) + held_out.dropped.get(r, 0) for r in {**kept.dropped, **held_out.dropped}}
         passes, rest = divmod(steps, per_epoch)
@@ -110,11 +113,12 @@ def train(*, dataset: str, start: str, objective: str, config: TrainingConfig, o
             resumed_at=int(resumed.name.rpartition("-")[2]) if resumed else 0,
             devices=devices,
             tokens_per_second=round(watch.tokens_per_second, 1),
-            final=_final(points, tested, per_epoch),
+            final=_final(points, per_epoch),
             curve=points,
             device=device,
             precision=precision,
             notes=notes,
+            held_out=measured,
         )
         _save(trainer, tokenizer, folder, start, config, dtype=disk_dtype, use_cache=use_cache)
         if trainer.is_world_process_zero():
@@ -201,7 +205,7 @@ def _prepare_libraries() -> None:
     transformers.utils.logging.disable_progress_bar()
 
 
-def _rows(pairs: list[data.Pair], folder: Path, split: str) -> Any:
+def _rows(pairs: list[dict[str, Ids]], folder: Path, split: str) -> Any:
     """The pairs as a data set on disk, where all processes find what one of them derived from it."""
     from datasets import Dataset, load_from_disk
 
@@ -221,6 +225,11 @@ def _arithmetic(config: TrainingConfig) -> tuple[str, str, list[str]]:
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if config.precision == "bf16" and not (device == "cuda" and torch.cuda.is_bf16_supported()):
+        if config.launch.config == "zero3":
+            raise RecipeError(
+                f"training.launch.config zero3 trains in bf16, and this machine's {device} has none",
+                fix='set training.launch.config = "fsdp" or "ddp"',
+            )
         return device, "fp32", [f"precision fp32 instead of bf16: this machine trains on {device} without bf16"]
     return device, config.precision, []
 
@@ -234,7 +243,7 @@ def _arguments(
         "num_train_epochs": config.epochs,
         "max_steps": config.max_steps or -1,
         "per_device_train_batch_size": config.device_batch_size,
-        "per_device_eval_batch_size": config.device_batch_size,
+        "per_device_eval_batch_size": 1,  # so that each held-out pair has its own figures
         "gradient_accumulation_steps": config.accumulation(devices),
         "max_length": config.max_length,
         "lr_scheduler_type": config.scheduler,
@@ -259,13 +268,15 @@ def _arguments(
     }
 
 
-def _final(points: list[dict[str, float]], tested: dict[str, float], per_epoch: int) -> dict[str, float]:
-    names = {"loss": "eval_loss", "margin": "eval_rewards/margins", "accuracy": "eval_rewards/accuracies"}
-    # The last step alone may be a batch of one pair: the mean over as many steps as a pass has.
-    rows = [row for row in points if row["step"] > points[-1]["step"] - per_epoch]
-    told = {name: [row[name] for row in rows if name in row] for name in names}
-    last = {name: sum(values) / len(values) for name, values in told.items() if values}
-    return {**last, **{f"test_{name}": tested[key] for name, key in names.items() if key in tested}}
+def _final(points: list[dict[str, float]], per_epoch: int) -> dict[str, float]:
+    # The last step alone may be a batch of one pair: the mean over the rows trained on in as many steps as a pass has.
+    last = [row for row in points if row["step"] > points[-1]["step"] - per_epoch]
+    told = {name: [row for row in last if name in row] for name in ("loss", "margin", "accuracy")}
+    return {
+        name: sum(row[name] * row["rows"] for row in rows) / sum(row["rows"] for row in rows)
+        for name, rows in told.items()
+        if rows
+    }
 
 
 def _record(folder: Path, summary: Summary, *, dataset: str, start: str, config: TrainingConfig, dtype: str) -> None:

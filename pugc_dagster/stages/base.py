@@ -2,6 +2,8 @@
 
 import contextlib
 import time
+import traceback
+import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,13 +15,15 @@ from pugc_core.checks import Tables, gate
 from pugc_core.config import digest
 from pugc_core.dispatch import Calls
 from pugc_core.engines import EngineHost
-from pugc_core.errors import PugcError, StorageError
+from pugc_core.engines.pins import pinned
+from pugc_core.errors import PugcError, StorageError, Unforeseen
 from pugc_core.ledger import Ledger
 from pugc_core.models import Price
 from pugc_core.pipeline import Inputs, Made, Pass
 from pugc_core.progress import Reporter
 from pugc_core.recipe import Recipe
 from pugc_core.records import TABLES
+from pugc_core.references import References
 from pugc_core.stages.base import Stage
 from pugc_core.stages.dataset import ALL
 from pugc_core.staleness import survey
@@ -48,6 +52,15 @@ def key(recipe: Recipe, *path: str) -> dg.AssetKey:
     return dg.AssetKey([recipe.group, *path])
 
 
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Backfill policies have been "beta" for two years, and each asset would say so at every start."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=dg.BetaWarning, message=".*backfill_policy.*")
+        yield
+
+
+@_quietly()
 def stage_asset(recipe: Recipe, stage: Stage, sentence: str, *, kinds: Sequence[str] = ()) -> dg.AssetsDefinition:
     """The asset of a partitioned stage. `sentence` says in the users' words what it is; the web UI shows it."""
 
@@ -100,6 +113,7 @@ class Seen:
         self.metadata: dict[str, dict[str, Any]] = {}
         self.samples: dict[str, Any] = {}
         self.change = Change()
+        self.earlier = runs.Earlier()
 
     @property
     def price(self) -> Price:
@@ -121,16 +135,21 @@ class Seen:
                 self.change += compare(store.read(self.recipe.name, name, made.shard), made.frame)
 
     def of_run(self, calls: Calls) -> dict[str, Any]:
-        """Metadata that all shards of the run share."""
-        asked = calls if self.stage.role else None
+        """Metadata that all shards of the run share, also with those of the run's earlier passes over this stage."""
+        total = Calls()
+        total.add(self.earlier.calls)
+        total.add(calls)
+        asked = total if self.stage.role else None
+        footers = self.footers
+        if self.earlier.shards:
+            there = self.workspace.store.footers(self.recipe.name, self.stage.name)
+            footers = {shard: there[shard] for shard in self.earlier.shards if shard in there} | footers
         change = self.change if self.stage.name == "pairs" else None
         if not self.made and self.footers and self.stage.name != "dataset":  # show what is there
             with contextlib.suppress(StorageError):
                 first = self.workspace.store.read(self.recipe.name, self.stage.name, next(iter(self.footers)))
                 self.samples = metadata.sample(self.recipe, self.stage.name, first)
-        return metadata.of_run(
-            self.recipe, self.stage.name, self.footers.values(), asked, self.price, change, self.samples
-        )
+        return metadata.of_run(self.recipe, self.stage.name, footers.values(), asked, self.price, change, self.samples)
 
     def tables(self, stage: str, footers: Mapping[str, Footer], made: Sequence[str]) -> Tables:
         """What checks look at: a stage's tables of this run."""
@@ -141,7 +160,7 @@ class Seen:
         asset, name = key(self.recipe, self.stage.name), self.stage.name
         yield from checks.results(asset, self.tables(name, self.footers, made=self.made))
         found = survey(self.recipe, self.recipe.stages(self.workspace.source), self.workspace, to=name)
-        yield checks.up_to_date(asset, name, found)
+        yield from checks.of_survey(asset, name, found)
 
 
 def stream(context: dg.AssetExecutionContext, seen: Seen, names: Sequence[str], inputs: Inputs) -> Generator[Made]:
@@ -149,6 +168,7 @@ def stream(context: dg.AssetExecutionContext, seen: Seen, names: Sequence[str], 
     stage, recipe, workspace = seen.stage, seen.recipe, seen.workspace
     ledger: Ledger = context.resources.ledger
     host: EngineHost = context.resources.engines
+    model = recipe.model(stage.role or "policy")
     work = Pass(
         stage,
         recipe.name,
@@ -156,11 +176,16 @@ def stream(context: dg.AssetExecutionContext, seen: Seen, names: Sequence[str], 
         inputs,
         store=workspace.store,
         ledger=ledger,
-        engine=lambda: host.engine(recipe.model(stage.role or "policy")),
+        engine=lambda: host.engine(pinned(model, ledger.root)),
+        context=model.context,
         path_of=workspace.source,
         source_hashes=workspace.source_hashes() if stage.name == "ugc" else {},
         progress=Reporter(f"{recipe.name} {stage.name}", context.log.info),
+        references=References(workspace.store, recipe.name, workspace.shards()),
     )
+    page, run = workspace.calls(recipe.name), context.run.tags.get(RUN_TAG, context.run.run_id)
+    seen.earlier = runs.earlier(page, run, stage.name)
+    seen.change = seen.earlier.change
     begun = time.monotonic()
     written: list[str] = []
     asset = key(recipe, stage.name)
@@ -169,7 +194,10 @@ def stream(context: dg.AssetExecutionContext, seen: Seen, names: Sequence[str], 
             seen.add(made)
             yield made
             written.append(made.shard)
-        events.note(context, asset, {_partition(shard): seen.metadata[shard] for shard in written})
+        # Dagster records every shard of the run. Those that were passed over, for want of their inputs, say so.
+        passed_over = {shard: {"failed": err.line} for shard, err in work.failed.items() if shard not in written}
+        shown = {shard: seen.metadata[shard] for shard in written} | passed_over
+        events.note(context, asset, {_partition(shard): about for shard, about in shown.items()})
         context.add_asset_metadata(seen.of_run(work.calls))
     except BaseException as err:  # also GeneratorExit, when a table could not be written
         if isinstance(err, PugcError):
@@ -180,17 +208,27 @@ def stream(context: dg.AssetExecutionContext, seen: Seen, names: Sequence[str], 
             context.log_event(event)
         raise
     finally:
+        for shard, failure in work.failed.items():
+            context.log.error(f"{stage.name} of shard {shard}: {failure}{_traceback(failure)}")
         ledger.flush()
         runs.record(
-            workspace.calls(recipe.name),
-            context.run.tags.get(RUN_TAG, context.run.run_id),
+            page,
+            run,
             stage.name,
             stage.role or "",
             work.calls,
-            shards=len(names),
+            shards=names,
             reused=len(written) - len(seen.made),
             seconds=time.monotonic() - begun,
+            change=seen.change,
         )
+
+
+def _traceback(failure: PugcError) -> str:
+    """Of an error that nobody foresaw, for the log."""
+    if not isinstance(failure, Unforeseen) or failure.__cause__ is None:
+        return ""
+    return "\n" + "".join(traceback.format_exception(failure.__cause__))
 
 
 def _partition(shard: str) -> str | None:

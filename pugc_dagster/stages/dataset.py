@@ -6,12 +6,13 @@ from typing import Any
 
 import dagster as dg
 
-from pugc_core import exports, plots, summary
+from pugc_core import exports, licences, plots, summary
 from pugc_core.config import digest
 from pugc_core.pipeline import Inputs, Made
 from pugc_core.recipe import Recipe
 from pugc_core.stages.base import Stage
 from pugc_core.stages.dataset import ALL
+from pugc_core.states import states
 from pugc_core.summary import funnel
 from pugc_core.tables import Loaded
 from pugc_core.workspace import Workspace
@@ -19,7 +20,9 @@ from pugc_dagster import checks
 from pugc_dagster.io import ShardStream
 from pugc_dagster.stages.base import Seen, column_schema, key, stream
 
-SENTENCE = "The pairs of all shards as TRL reads them, split into train and test by post, with a dataset card."
+SENTENCE = (
+    "The pairs of all shards as TRL reads them, split into train and test by groups of posts, with a dataset card."
+)
 
 
 def assets(recipe: Recipe, stages: Mapping[str, Stage]) -> list[dg.AssetsDefinition]:
@@ -43,6 +46,8 @@ def assets(recipe: Recipe, stages: Mapping[str, Stage]) -> list[dg.AssetsDefinit
         there = set(workspace.store.shards(recipe.name, "pairs")) & workspace.shards().keys()
         inputs = {"pairs": {shard: table for shard, table in pairs.items() if shard in there}}
         seen = Seen(workspace, recipe, stage)
+        footers = {shard: f for shard, f in workspace.store.footers(recipe.name, "pairs").items() if shard in there}
+        yield from checks.mixture(key(recipe, "dataset"), seen.tables("pairs", footers, made=[]))
         yield dg.Output(ShardStream(_write_files(context, seen, inputs)))
         yield from seen.check_results()
 
@@ -56,14 +61,22 @@ def _write_files(context: dg.AssetExecutionContext, seen: Seen, inputs: Inputs) 
         folder = workspace.dataset(recipe.name)
         frame = workspace.store.read(recipe.name, "dataset", ALL)
         shards = list(inputs["pairs"])
+        now: Mapping[str, Any] = recipe.stages(workspace.source)
         exports.write_dataset(
             folder,
             frame,
             recipe=recipe.name,
             fingerprint=made.footer.content,
             funnel=funnel(workspace.store, recipe.name, shards),
+            states=states(workspace.store, recipe.name, shards),
+            wordings=[stage.prompt for stage in now.values() if stage.role],
         )
         shown = {"folder": dg.MetadataValue.path(folder), "shards": len(shards), "pairs": made.footer.kept}
+        kept = frame.filter("keep")
+        shown |= {f"{split}_pairs": int(n) for split, n in kept.group_by("split").len().sort("split").iter_rows()}
+        sizes = kept.group_by("group").len()["len"].to_list()
+        shown |= {"groups": len(sizes), "largest_group": max(sizes, default=0)}
+        shown["licences"] = dg.MetadataValue.md(licences.table(licences.licences(frame)))
         judged = summary.measured(workspace.store, recipe.name, "rewards", shards)
         picture = base64.b64encode(plots.png(plots.dataset(frame, judged))).decode()
         plot = dg.MetadataValue.md(f"![rewards, margins, lengths](data:image/png;base64,{picture})")

@@ -13,7 +13,9 @@ import dagster as dg
 from pugc_core import plots
 from pugc_core.config import digest
 from pugc_core.engines import EngineHost
+from pugc_core.engines.pins import pinned
 from pugc_core.errors import TrainingError
+from pugc_core.licences import licences
 from pugc_core.models import ModelSpec
 from pugc_core.progress import Reporter
 from pugc_core.recipe import Recipe
@@ -21,6 +23,7 @@ from pugc_core.stages.base import Stage
 from pugc_core.stages.dataset import ALL
 from pugc_core.staleness import survey
 from pugc_core.training import card, lineage
+from pugc_core.training.config import VERSION
 from pugc_core.training.run import run
 from pugc_core.training.summary import Summary
 from pugc_core.workspace import Workspace
@@ -40,7 +43,7 @@ def _policy(recipe: Recipe, objective: str, stages: Mapping[str, Stage]) -> dg.A
         deps=[key(recipe, "dataset")],
         description=SENTENCE.format(objective=recipe.training.loss(objective).title),
         group_name=recipe.group,
-        code_version=digest(recipe.training.knobs(objective)),
+        code_version=digest([VERSION, recipe.training.knobs(objective)]),
         required_resource_keys={"workspace", "engines"},
         pool="gpu",
         kinds={"pytorch", "huggingface"},
@@ -48,7 +51,8 @@ def _policy(recipe: Recipe, objective: str, stages: Mapping[str, Stage]) -> dg.A
             dg.AssetCheckSpec(
                 "learned",
                 asset=key(recipe, "policy", objective),
-                description="The loss is a number, and chosen answers have come out ahead of rejected ones.",
+                description="The loss is a number, and of the pairs that were trained on the chosen answers have come "
+                "out ahead of the rejected ones. The held-out pairs say whether that holds for others.",
             ),
             checks.up_to_date_spec(key(recipe, "policy", objective)),
         ],
@@ -67,7 +71,7 @@ def _policy(recipe: Recipe, objective: str, stages: Mapping[str, Stage]) -> dg.A
         wanted = lineage.wanted(recipe, objective, footer.content if footer else None)
         if lineage.same(lineage.recorded(str(out)), wanted):
             context.log.info("the policy is what this dataset and recipe would give again; nothing to train")
-            summary = Summary(**_record(out))
+            summary = Summary.of(json.loads((out / "training.json").read_text(encoding="utf-8")))
             reused = True
         else:
             host.close()  # the models that made the data give the memory to the training
@@ -76,13 +80,16 @@ def _policy(recipe: Recipe, objective: str, stages: Mapping[str, Stage]) -> dg.A
         # Also where nothing was trained: other shards may have given the same data set.
         lineage.record(str(out), wanted, dict(footer.inputs) if footer else {})
         asked = {name: stage.fingerprint["prompt"] for name, stage in stages.items() if stage.role}
-        card.write(out, recipe, summary, wanted, asked)
+        pairs = workspace.store.read(recipe.name, "dataset", ALL, ["license", "keep"])
+        card.write(out, recipe, summary, wanted, asked, licences(pairs))
         if recipe.training.push_to:
             context.log.info(f"pushed to {card.push(out, f'{recipe.training.push_to}-{objective}')}")
         picture = base64.b64encode(plots.png(plots.curves(summary.curve, objective))).decode()
         return dg.MaterializeResult(
             metadata={
                 "path": dg.MetadataValue.path(str(out)),
+                "headline": summary.headline,
+                "figures": dg.MetadataValue.md(card.figures(summary)),
                 "curves": dg.MetadataValue.md(f"![loss, margin, accuracy](data:image/png;base64,{picture})"),
                 "steps": summary.steps,
                 "pairs": summary.n_train,
@@ -93,7 +100,8 @@ def _policy(recipe: Recipe, objective: str, stages: Mapping[str, Stage]) -> dg.A
                 "tokens_per_second": summary.tokens_per_second,
                 "resumed_at": summary.resumed_at,
                 "seconds": summary.seconds,
-                **summary.final,
+                **{f"held_out_{name}": figure.value for name, figure in summary.held_out.items()},
+                **{f"training_{name}": value for name, value in summary.final.items()},
                 "reused": dg.MetadataValue.bool(reused),
             },
             data_version=dg.DataVersion(digest(wanted)),
@@ -110,12 +118,18 @@ def _learned(asset: dg.AssetKey, summary: Summary) -> dg.AssetCheckResult:
         check_name="learned",
         passed=math.isfinite(loss) and margin > 0,
         severity=dg.AssetCheckSeverity.WARN,
-        description=f"loss {loss:.4g}, margin {margin:.4g} after {summary.steps} steps on {summary.n_train} pairs",
+        description=f"{summary.headline}; on the {summary.n_train} pairs that it was trained on, "
+        f"in {summary.steps} steps: loss {loss:.4g}, margin {margin:.4g}",
     )
 
 
 def _up_to_date(asset: dg.AssetKey, recipe: Recipe, name: str, workspace: Workspace) -> dg.AssetCheckResult:
     return checks.up_to_date(asset, name, survey(recipe, recipe.stages(workspace.source), workspace))
+
+
+class _OneWriter(dg.PipesTempFileMessageReader):
+    expected_writer_count = 1
+    """Dagster's own says the same, with a warning in the log of every training that it is in preview."""
 
 
 def _train(
@@ -127,16 +141,17 @@ def _train(
     def report(event: Mapping[str, Any]) -> None:
         shown = ("loss", "margin", "accuracy")
         note = " ".join(f"{name} {event[name]:.4g}" for name in shown if event.get(name) is not None)
-        reporter(int(event["step"]), int(event["total"]), note)
+        if event["step"] < event["total"]:  # the last word is on the held-out pairs
+            reporter(int(event["step"]), int(event["total"]), f"training pairs: {note}")
 
     with dg.open_pipes_session(
         context=context,
         context_injector=dg.PipesTempFileContextInjector(),
-        message_reader=dg.PipesTempFileMessageReader(),
+        message_reader=_OneWriter(),
     ) as session:
         summary = run(
             dataset=workspace.dataset(recipe.name),
-            start=start_of(recipe.model("policy")),
+            start=start_of(pinned(recipe.model("policy"), workspace.ledger)),
             objective=objective,
             config=recipe.training,
             out=str(out),
@@ -144,8 +159,10 @@ def _train(
             module="pugc_dagster.piped",
             env=session.get_bootstrap_env_vars(),
         )
+    reporter(summary.steps, summary.steps, summary.headline)
     for note in summary.notes:
         context.log.warning(note)
+    context.log.info(summary.headline)
     context.log.info(f"trained: {json.dumps({k: v for k, v in asdict(summary).items() if k != 'curve'})}")
     return summary
 
@@ -157,9 +174,9 @@ def start_of(model: ModelSpec) -> str:
             "the role policy is played by a script, which has no weights to train",
             fix="pugc run --to dataset, or give the role policy a model",
         )
+    if model.adapter is not None:
+        raise TrainingError(
+            f"the role policy is played by {model.id} with an adapter, and training starts from whole models",
+            fix="merge the adapter into the model (peft's merge_and_unload), and name the folder of the result as id",
+        )
     return f"{model.location}@{model.revision}" if model.revision and not model.local else model.location
-
-
-def _record(folder: Path) -> dict[str, Any]:
-    record = json.loads((folder / "training.json").read_text(encoding="utf-8"))
-    return {name: record[name] for name in Summary.__dataclass_fields__}

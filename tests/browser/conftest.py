@@ -99,8 +99,8 @@ class Site:
 
 @pytest.fixture
 def site(project: Path) -> Iterator[Site]:
-    """A running web UI over the project, started cold."""
+    """A running web UI over the project, as `make ui` starts it, cold."""
     port = free_port()
     (project / "recipes" / "scripted.toml").unlink()
-    with dagster_dev(project, port) as ask:
+    with dagster_dev(project, port, command=("python", "-m", "pugc_dagster", "ui")) as ask:
         yield Site(project, f"http://127.0.0.1:{port}", ask)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -103,23 +104,85 @@ def test_the_report_opens_offline(
     page.context.set_offline(True)
     assert opened(page, Path(reports.write(recipe, workspace))) == []
     assert page.locator("svg").count() >= 4
-    rows = page.locator("#pairs tbody tr")
-    everything = rows.count()
+    rows = page.locator("#pairs .tabulator-row")
+    rows.first.wait_for()
+    everything = int(page.inner_text("#pairs-found").split()[0])
     assert everything > 5
-    page.fill("#search", "knives")
-    shown = page.locator("#pairs tbody tr:visible").count()
-    assert 0 < shown < everything
-    assert f"{shown} of {everything} pairs" in page.inner_text("#found")
-    # From a pair to all behind it.
-    page.fill("#search", "")
-    first = rows.first.locator("a")
-    id_ = first.get_attribute("href").removeprefix("#pair-")
-    first.click()
+
+    def found(table: str = "pairs") -> int:
+        return int(page.inner_text(f"#{table}-found").split()[0])
+
+    # Searched, filtered, sorted.
+    page.fill("#pairs-search", "knives")
+    assert 0 < found() < everything
+    page.fill("#pairs-search", "")
+    assert found() == everything
+    page.get_by_label("shard").first.select_option("bread")
+    assert 0 < found() < everything
+    assert page.locator("#pairs .tabulator-cell[tabulator-field=shard]").all_inner_texts() == ["bread"] * rows.count()
+    page.get_by_label("shard").first.select_option("")
+    page.locator("#pairs .tabulator-col[tabulator-field=margin] .tabulator-col-title").click()
+    margins = [float(m) for m in page.locator("#pairs .tabulator-cell[tabulator-field=margin]").all_inner_texts()]
+    assert margins == sorted(margins)
+    assert "cut off" in page.inner_text("body")
+    # What was left out, by reason.
+    reasons = page.get_by_label("reason").locator("option").all_inner_texts()
+    assert reasons[1:]
+    left_out = found("dropped")
+    page.get_by_label("reason").select_option(reasons[1])
+    assert 0 < found("dropped") <= left_out
+    # A pair word by word, and from there to all behind it.
+    rows.first.locator("a").click()
+    assert page.locator("dialog ins").count() + page.locator("dialog del").count() > 0
+    id_ = page.locator("dialog a").get_attribute("href").removeprefix("#pair-")
+    page.locator("dialog a").click()
     whole = page.locator(f"#pair-{id_}")
-    assert whole.evaluate("element => element.open")
+    page.wait_for_function("id => document.getElementById(id).open", arg=f"pair-{id_}")
     text = whole.text_content()
     assert "seed" in text
     assert "judge@scripted" not in text  # the recipe's own model
     assert "tiny@scripted" in text
     assert whole.locator("table").first.locator("tr").count() >= 9  # eight votes and a head
     picture("report")
+
+
+HOSTILE = """</script><script>window.hacked = 1</script><img src="http://evil.example/x.png" onerror="hacked = 1">
+<svg onload="hacked = 1"> {{ 7 * 7 }} <!-- ' " javascript:alert(1)"""
+
+
+@pytest.mark.slow
+def test_texts_in_the_report_never_become_markup(
+    project: Path, posts: Callable[..., Path], page: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pugc_core import dropped
+    from pugc_core.recipe import load
+    from pugc_dagster import reports
+    from pugc_dagster.project import recipe_folders
+
+    with execute.instance() as instance:
+        workspace = execute.workspace()
+        execute.ingest(instance, workspace, [str(posts("knives", 6))])
+        recipe = load("scripted", recipe_folders())
+        execute.run(instance, recipe, workspace, to="dataset")
+    policy = Path(workspace.policy("scripted", "dpo"))
+    policy.mkdir(parents=True)
+    sample = {"question": HOSTILE, "start": HOSTILE, "trained": HOSTILE}
+    (policy / "samples.json").write_text(json.dumps({"samples": [sample]}))
+    texts = dict.fromkeys(("question", "chosen", "shard", "split", "license", "source", "url", "author"), HOSTILE)
+    real = reports._row
+    monkeypatch.setattr(reports, "_row", lambda *a: {**real(*a), **texts, "rejected": f"{HOSTILE} too"})
+    lost = dict.fromkeys(("stage", "shard", "reason", "id", "text", "note"), HOSTILE)
+    monkeypatch.setattr(dropped, "sample", lambda *a: [lost])
+    assert opened(page, Path(reports.write(recipe, workspace))) == []
+    for table in ("pairs", "dropped"):
+        page.locator(f"#{table} .tabulator-row").first.click()
+        assert HOSTILE.split()[0] in page.inner_text("dialog")
+        page.locator("dialog > button").click()
+    page.locator("#pairs .tabulator-cell[tabulator-field=chosen]").first.hover()
+    assert "</script>" in page.inner_text(".sample")
+    assert page.evaluate("window.hacked") is None
+    assert page.locator("img, svg[onload]").count() == 0
+    # Nor would it run if it did: the page's policy knows its own scripts only.
+    page.evaluate("document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=\"window.hacked = 1\">')")
+    page.wait_for_timeout(200)
+    assert page.evaluate("window.hacked") is None

@@ -51,16 +51,23 @@ def test_edit_see_refresh_compare(site: Any, page: Any, picture: Callable[[str],
     page.goto(f"{site.url}/assets/mine/dataset?view=checks&checkDetail=up_to_date")
     page.get_by_text("3 of 3 shards of pairs: the rewards prompt changed").first.wait_for()
 
-    # The job `refresh`, from the launchpad.
-    page.goto(f"{site.url}/locations/pugc/jobs/refresh/playground")
+    # Marked, they are what Dagster's own dialog picks as failed.
+    page.goto(f"{site.url}/locations/pugc/jobs/mine_mark_stale/playground")
+    page.get_by_role("button", name="Launch Run").click()
+    site.wait("marks", lambda: [run for run in site.runs("mine_mark_stale") if run["status"] == "FAILURE"], 300)
+    page.goto(f"{site.url}/assets/mine/rewards?view=overview")
+    page.get_by_role("button", name="Materialize…").click()
+    page.get_by_text("Failed", exact=True).last.click()
+    page.get_by_text("3 partitions", exact=True).wait_for()
+
+    # The job `mine_refresh`, from the launchpad, which names the shards and why.
+    page.goto(f"{site.url}/locations/pugc/jobs/mine_refresh/playground")
     editor = page.locator(".CodeMirror").first
-    editor.wait_for()
-    editor.click()
-    page.keyboard.press("Control+A")
-    page.keyboard.insert_text('ops: {what_is_out_of_date: {config: {recipe: "mine"}}}')
+    editor.get_by_text("kitchen", exact=False).first.wait_for()
+    assert editor.get_by_text("the rewards prompt changed", exact=False).count() >= 3
     picture("c2-refresh")
     page.get_by_role("button", name="Launch Run").click()
-    site.wait("refresh", lambda: site.finished("refresh"), 300)
+    site.wait("refresh", lambda: site.finished("mine_refresh"), 300)
     made = calls()
     assert set(made) == {"rewards", "pairs", "dataset"}
     assert made["rewards"] >= 0.9 * asked_first

@@ -64,6 +64,8 @@ def test_answers_that_do_not_parse_are_counted_and_named(chain: Chain) -> None:
     unread = {f"{row['response_id']}" for row in rewards.to_dicts() if any(v["score"] is None for v in row["votes"])}
     assert len(found.rows) == 5
     assert {name.split("/")[1] for name in found.rows} <= unread
+    mute_ones = rewards.filter(pl.col("n_valid") == 0).height
+    assert f"; {mute_ones} responses have no valid vote in their first draws" in found.words
     assert checks.parsed(tables(chain, "rewards", min_parse_rate=0.1)).passed
     votes = checks.votes_complete(tables(chain, "rewards"))
     assert not votes.passed

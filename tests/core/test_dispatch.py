@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pugc_core.dispatch import Calls, Finished, answer
 from pugc_core.engines.base import Answer, Engine, Refusal, Request, Sampling, serve
 from pugc_core.engines.scripted import ScriptedEngine
-from pugc_core.errors import EngineError, PugcError, SourceError
+from pugc_core.errors import EngineError, PugcError, SourceError, Unforeseen
 from pugc_core.ledger import Ledger
 from pugc_core.prompts.base import Message
 from pugc_core.stages.base import Answers, Build
@@ -400,13 +400,25 @@ def test_an_error_in_one_shard_does_not_stop_the_others(ledger: Ledger) -> None:
     assert finished["later"].calls.made == 1  # it was paid for
 
 
-def test_a_bug_in_a_stage_is_not_taken_for_a_bad_shard(ledger: Ledger) -> None:
-    def bug() -> Build:
-        yield from ()
-        raise ZeroDivisionError
+def test_an_error_that_nobody_foresaw_stops_its_own_shard_only(ledger: Ledger) -> None:
+    def breaks(err: BaseException) -> Build:
+        yield [ask("b")]
+        raise err
 
-    with pytest.raises(ZeroDivisionError):
-        list(answer([("a", bug())], ledger, no_engine))
+    odd = Request("m@1", (Message("user", "\ud800"),), WARM)  # has no key: a lone surrogate is no text
+    shards = {"bug": breaks(ZeroDivisionError("by\nzero")), "deep": breaks(RecursionError()), "odd": build([odd])}
+    shards["fine"] = build([ask("z")])
+    finished = {f.shard: f.result for f in answer(shards.items(), ledger, lambda: ScriptedEngine(echo))}
+    assert isinstance(finished.pop("fine"), pl.DataFrame)
+    for shard, cause in {"bug": ZeroDivisionError, "deep": RecursionError, "odd": UnicodeEncodeError}.items():
+        failure = finished[shard]
+        assert isinstance(failure, Unforeseen)
+        assert isinstance(failure.__cause__, cause)
+        assert failure.__cause__.__traceback__ is not None
+        assert "traceback" in str(failure.fix)
+    assert str(finished["bug"]).startswith("ZeroDivisionError: by zero")
+    with pytest.raises(KeyboardInterrupt):  # somebody wants out
+        list(answer([("a", breaks(KeyboardInterrupt()))], ledger, lambda: ScriptedEngine(echo)))
 
 
 # --- memory
@@ -488,16 +500,17 @@ def test_each_shard_is_charged_for_what_it_was_first_to_ask(ledger: Ledger) -> N
 
 def test_progress_ends_with_all_done_and_never_goes_back(ledger: Ledger) -> None:
     ledger.add("m@1", [generation(ask("x"), 0, "stored")])
-    told: list[tuple[int, int]] = []
+    told: list[tuple[int, int, str]] = []
     shards = [
         ("a", build([ask("x", 0, 1), ask("long")], [ask("more")])),
         ("b", build([ask("x", 0, 1, 2)])),  # shares a draw that is in hand
         ("c", build([ask("x", 1)])),
     ]
     engine = AnyOrder(3, echo, refuse=lambda r, d: "no" * (r.messages[-1].content == "long"))
-    list(answer(iter(shards), ledger, lambda: engine, progress=lambda done, known: told.append((done, known))))
-    assert told[-1][0] == told[-1][1]
-    assert all(done <= known for done, known in told)
+    list(answer(iter(shards), ledger, lambda: engine, progress=lambda *state: told.append(state)))
+    # Six draws: x is asked 0, 1 and 2 (0 is stored and found by two shards), "long" is refused, "more" is asked.
+    assert told[-1] == (6, 6, "4 asked, 2 from ledger")
+    assert all(done <= known for done, known, _ in told)
     assert all(a[0] <= b[0] and a[1] <= b[1] for a, b in itertools.pairwise(told))
 
 

@@ -7,10 +7,12 @@ import socket
 import sys
 import threading
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
+from urllib.parse import quote
 
 import orjson
 import pytest
@@ -19,6 +21,7 @@ from aiohttp import web
 from pugc_core.engines.base import Answer, Engine, Generation, Refusal, Request, Sampling
 from pugc_core.engines.endpoint import EndpointEngine
 from pugc_core.errors import EngineError, MissingDependency, ModelNotFound
+from pugc_core.models import ModelSpec
 from pugc_core.prompts.base import Message
 
 Payload = dict[str, Any]
@@ -172,9 +175,11 @@ def test_completion_order_lets_a_quick_answer_overtake(server, engine):
     assert texts == ["quick", "slow"]
 
 
-def test_payload_has_only_what_differs_from_the_defaults(server, engine):
+def test_payload_has_every_setting_so_that_no_server_fills_one_in(server, engine):
     request = ask("é 👍")
     answers(engine(server, model="served-name"), request)
+    neutral = {"top_p": 1.0, "top_k": -1, "min_p": 0.0}
+    penalties = {"repetition_penalty": 1.0, "frequency_penalty": 0.0, "presence_penalty": 0.0}
     assert server.payloads == [
         {
             "model": "served-name",
@@ -182,9 +187,115 @@ def test_payload_has_only_what_differs_from_the_defaults(server, engine):
             "temperature": 0.8,
             "max_tokens": 512,
             "seed": request.seed(0),
+            **neutral,
+            **penalties,
         }
     ]
     assert "Authorization" not in server.headers[0]
+
+
+@pytest.mark.slow
+def test_every_field_that_vllms_server_would_fill_in_is_sent(server, engine):
+    protocol = pytest.importorskip("vllm.entrypoints.openai.chat_completion.protocol")
+    answers(engine(server), ask())
+    filled_in = protocol.ChatCompletionRequest._DEFAULT_SAMPLING_PARAMS.default
+    assert filled_in.keys() <= server.payloads[0].keys()
+
+
+UNKNOWN_FIELDS = [
+    (400, '{"error": {"message": "Unrecognized request arguments supplied: min_p, repetition_penalty, top_k"}}'),
+    (400, '{"error": {"message": "Unknown parameter: \'%s\'."}}'),
+    (400, '{"error": {"message": "property \'%s\' is unsupported"}}'),
+    (422, '{"detail": [{"type": "extra_forbidden", "loc": ["body", "%s"], "msg": "Extra inputs are not permitted"}]}'),
+    (400, '[{"error": {"message": "Invalid JSON payload received. Unknown name \\"%s\\": Cannot find field."}}]'),
+]
+
+
+def test_neutral_fields_that_a_server_does_not_know_are_left_out_for_it_alone(servers, engine):
+    for status, words in UNKNOWN_FIELDS:
+        hosted, vllm = servers(), servers()
+
+        def refuse(call, payload, status=status, words=words):
+            unknown = [name for name in ("top_k", "min_p", "repetition_penalty") if name in payload]
+            if not unknown:
+                return completion(payload)
+            return web.Response(status=status, text=words % unknown[0] if "%s" in words else words)
+
+        hosted.behave = refuse
+        made = engine(hosted, vllm)
+        requests = [ask(f"q{i}") for i in range(6)]
+        assert len(answers(made, *requests)) == 6
+        assert any("top_k" not in p for p in hosted.payloads)
+        assert all(p["frequency_penalty"] == 0 and p["top_p"] == 1 for p in hosted.payloads)
+        assert all(p["top_k"] == -1 for p in vllm.payloads)
+        asked = len(hosted.payloads)
+        answers(made, *[ask(f"later {i}") for i in range(4)])
+        assert not any("top_k" in p for p in hosted.payloads[asked:]), "it is asked once"
+
+
+def test_a_field_that_says_something_is_never_left_out(server, engine):
+    server.behave = lambda call, payload: error(400, "Unrecognized request argument supplied: repetition_penalty")
+    err = failure(engine(server), ask(sampling=Sampling(repetition_penalty=1.03)))
+    assert "Unrecognized request argument supplied: repetition_penalty" in err.problem
+    assert all(p["repetition_penalty"] == 1.03 for p in server.payloads)
+
+
+# -- system texts where the format has no place for one ----------------------------------------------------------
+
+CHAT = (Message("system", "Be fair."), Message("user", "Judge."))
+NO_SYSTEM = [
+    (400, "Conversation roles must alternate user/assistant/user/assistant/..."),
+    (400, "System role not supported"),
+    (400, "Only user and assistant roles are supported!"),
+    (500, "Jinja Exception: System role not supported"),
+    (400, "Developer instruction is not enabled for models/gemma-3"),
+]
+
+
+def system_asked(request: Request, text: str = "") -> Request:
+    return Request(request.model, (*CHAT[:1], Message("user", f"Judge.{text}")), request.sampling, request.draws)
+
+
+def test_a_refused_system_text_goes_before_the_users_and_is_remembered(servers, engine):
+    from pugc_core.engines.base import folded
+
+    for status, words in NO_SYSTEM:
+        server = servers()
+        server.behave = lambda call, payload, status=status, words=words: (
+            error(status, words) if payload["messages"][0]["role"] == "system" else completion(payload)
+        )
+        made = engine(server)
+        request = system_asked(ask(draws=(0, 1)))
+        found = answers(made, request)
+        assert found.keys() == {request.key(0), request.key(1)}, "filed under what was asked"
+        assert server.payloads[-1]["seed"] == request.seed(0)
+        (folded_text,) = [m.content for m in folded(request.messages)]
+        assert server.payloads[-1]["messages"] == [{"role": "user", "content": folded_text}]
+        assert folded_text == "Be fair.\nJudge."
+        assert len(server.payloads) == 2
+        answers(made, system_asked(ask(), " Again."))
+        assert len(server.payloads) == 3
+
+
+def test_whether_there_is_a_system_role_may_be_said(servers, engine):
+    without = servers()
+    answers(engine(without, system_role=False), system_asked(ask()))
+    assert [m["role"] for m in without.payloads[0]["messages"]] == ["user"]
+    with_one = servers()
+    with_one.behave = lambda call, payload: error(400, "System role not supported")
+    assert "System role not supported" in failure(engine(with_one, system_role=True), system_asked(ask())).problem
+    accepted = servers()
+    answers(engine(accepted), system_asked(ask()))
+    assert [m["role"] for m in accepted.payloads[0]["messages"]] == ["system", "user"]
+
+
+def test_a_lone_system_text_that_is_refused_is_an_error_and_no_loop(server, engine):
+    server.behave = lambda call, payload: error(400, "System role not supported")
+    for system_role in (None, False):
+        failure(engine(server, system_role=system_role), Request("m@1", CHAT[:1], SAMPLED))
+
+
+# -- what is sent, continued -------------------------------------------------------------------------------------
 
 
 def test_payload_with_everything_set(server, engine):
@@ -208,12 +319,125 @@ def test_text_is_what_the_server_gave(server, engine):
     assert next(iter(answers(engine(server), ask()).values())).text == odd
 
 
-def test_no_content_and_no_usage(server, engine):
-    server.behave = lambda call, payload: web.json_response(
-        {"choices": [{"message": {"role": "assistant", "content": None}, "finish_reason": "tool_calls"}]}
-    )
+def test_no_usage_and_a_usage_that_no_machine_has(server, engine):
+    message = {"message": {"content": "a"}, "finish_reason": "stop"}
+    server.behave = lambda call, payload: web.json_response({"choices": [message]})
     (only,) = answers(engine(server), ask()).values()
-    assert (only.text, only.finish_reason, only.prompt_tokens, only.completion_tokens) == ("", "tool_calls", 0, 0)
+    assert (only.text, only.prompt_tokens, only.completion_tokens) == ("a", 0, 0)
+    absurd = {"prompt_tokens": 2**63, "completion_tokens": -1}
+    server.behave = lambda call, payload: web.json_response({"choices": [message], "usage": absurd})
+    (only,) = answers(engine(server), ask()).values()
+    assert (only.prompt_tokens, only.completion_tokens) == (2**31 - 1, 0)
+
+
+def silent(payload: Payload, finish: str = "length") -> web.Response:
+    choice = {"message": {"role": "assistant", "content": None}, "finish_reason": finish}
+    return web.json_response({"choices": [choice]})
+
+
+def test_an_answer_without_text_is_asked_again_and_then_refused(server, engine):
+    server.behave = lambda call, payload: (
+        silent(payload) if "mute" in payload["messages"][0]["content"] else completion(payload)
+    )
+    mute, fine = ask("mute", draws=(0, 3)), ask("fine")
+    found = list(engine(server).generate([fine, mute]))
+    assert [a for a in found if isinstance(a, Refusal)] == [Refusal(mute, "no_content")]
+    assert [a.key for a in found if isinstance(a, Generation)] == [fine.key(0)]
+    assert sum("mute" in p["messages"][0]["content"] for p in server.payloads) >= 3
+    server.behave = lambda call, payload: silent(payload) if call == asked else completion(payload)
+    asked = len(server.payloads)
+    assert answers(engine(server), ask("a passing fault"))
+
+
+def test_one_draw_without_text_is_asked_again_by_itself(server, engine):
+    server.behave = lambda call, payload: completion(payload, ["a", None, "c"] if call == 0 else ["b"])
+    request = ask(draws=(0, 1, 2))
+    made = engine(server)
+    found = answers(made, request)
+    assert [found[request.key(d)].text for d in request.draws] == ["a", "b", "c"]
+    answers(made, ask("later", draws=(0, 1)))
+    assert server.payloads[2]["n"] == 2, "n still serves"
+
+
+def test_a_server_that_never_gives_a_text_is_an_error(server, engine):
+    server.behave = lambda call, payload: silent(payload, "tool_calls")
+    err = failure(engine(server, backoff_s=0.001), *[ask(f"q{i}") for i in range(20)])
+    assert "content: null, finish_reason 'tool_calls'" in err.problem
+
+
+def test_an_answer_by_another_model_names_both(server, engine):
+    wrong = [("llama-3-8b", "mistral-7b"), ("gpt-4o", "gpt-4o-mini"), ("org/a", "org/b")]
+    for asked, answered in wrong:
+        server.behave = lambda call, payload, answered=answered: completion(payload, model=answered)
+        err = failure(engine(server, model=asked), ask())
+        assert repr(asked) in err.problem
+        assert repr(answered) in err.problem
+        assert f"served_as = {answered!r}" in (err.fix or "")
+        assert answers(engine(server, model=asked, served_as=answered), ask())
+    same = [
+        ("gpt-4o", "gpt-4o-2024-08-06"),
+        ("gpt-4", "gpt-4-0613"),
+        ("org/Model", "/models/model"),
+        ("m", ""),
+        ("claude", "claude@20240229"),
+        ("mistral", "mistral:latest"),
+    ]
+    for asked, answered in same:
+        server.behave = lambda call, payload, answered=answered: completion(payload, model=answered)
+        assert answers(engine(server, model=asked), ask()), asked
+
+
+# -- secrets -----------------------------------------------------------------------------------------------------
+
+KEY, PASSWORD = "sk-proj-4242abcdef", 'p@ss:"w0rd!é'
+LOGIN = f"robot:{quote(PASSWORD, safe='')}@"
+
+
+def test_a_login_in_a_base_url_is_sent_and_shown_nowhere(server, engine):
+    url = server.url.replace("://", f"://{LOGIN}")
+    encoded = b64encode(f"robot:{PASSWORD}".encode()).decode()
+    answers(engine(url), ask())
+    assert server.headers[0]["Authorization"] == f"Basic {encoded}"
+    answers(engine(url, api_key=KEY), ask())
+    assert server.headers[1]["Authorization"] == f"Basic {encoded}", "the URL's own is for this server"
+    secrets = (PASSWORD, quote(PASSWORD, safe=""), encoded, KEY, "robot")
+    said = f"{' '.join(secrets)} "
+
+    def hidden(err: Exception) -> None:
+        assert not [s for s in secrets if s in f"{err} {err!r} {err.__cause__}"], err
+
+    faults: list[Callable[[int, Payload], web.StreamResponse]] = [
+        lambda call, payload: error(401, said),
+        lambda call, payload: error(404, said),
+        lambda call, payload: error(400, "x" * 290 + said),
+        lambda call, payload: error(500, said),
+        lambda call, payload: web.Response(body=(said + "x" * 400).encode()),
+        lambda call, payload: web.Response(body=b"x" * 292 + said.encode()),
+        lambda call, payload: completion(payload, model=said),
+        lambda call, payload: web.Response(status=302, headers={"Location": f"http://{LOGIN}x"}),
+    ]
+    for behave in faults:
+        server.behave = behave
+        hidden(failure(engine(url, api_key=KEY, max_retries=0), ask()))
+    for bad in (f"http//{LOGIN}host", f"{LOGIN}host:8000", f"ftp://{LOGIN}host/v1"):
+        with pytest.raises(EngineError, match="no base URL") as caught:
+            engine(bad)
+        hidden(caught.value)
+    hidden(failure(engine(dead_url().replace("://", f"://{LOGIN}"), max_retries=0), ask()))
+
+
+def test_a_key_that_a_server_gives_back_is_in_no_answer(server, engine):
+    said = f"Authorization: Bearer {KEY}. It is a secret."
+    server.behave = lambda call, payload: completion(payload, [said])
+    (only,) = answers(engine(server, api_key=KEY), ask()).values()
+    assert only.text == "Authorization: Bearer ***. It is a secret."
+    (only,) = answers(engine(server, api_key="secret"), ask()).values()
+    assert only.text == said, "ordinary words stay, also where a key is one"
+
+
+def test_a_models_spec_shows_no_login():
+    spec = ModelSpec(id="m", base_urls=(f"http://{LOGIN}host/v1",))
+    assert not [s for s in ("robot", PASSWORD, quote(PASSWORD, safe="")) if s in repr(spec) + spec.identity]
 
 
 # -- draws -------------------------------------------------------------------------------------------------------
@@ -248,6 +472,21 @@ def test_tokens_are_split_by_length_and_add_up(server, engine):
     assert sum(tokens) == 101
     assert all(abs(got - 101 * chars / 40) <= 1 for got, chars in zip(tokens, (10, 29, 0, 1), strict=True))
     assert {g.prompt_tokens for g in found.values()} == {5}
+
+
+def test_answers_that_ended_by_length_have_their_whole_length(server, engine):
+    """Else an estimate would take them for cut by the context, and have them asked again."""
+
+    def choices(tokens: int) -> web.Response:
+        body = orjson.loads(completion({}, ["a" * 10, "b" * 30, "c" * 10]).body)
+        body["choices"][0]["finish_reason"] = body["choices"][1]["finish_reason"] = "length"
+        return web.json_response({**body, "usage": {"completion_tokens": tokens}})
+
+    for tokens, wanted in ((45, [20, 20, 5]), (30, [6, 18, 6])):  # the second sum has no room for 2 x 20
+        server.behave = lambda call, payload, tokens=tokens: choices(tokens)
+        request = ask(draws=(0, 1, 2), sampling=Sampling(max_tokens=20))
+        found = answers(engine(server), request)
+        assert [found[request.key(d)].completion_tokens for d in request.draws] == wanted
 
 
 @pytest.mark.parametrize("given", [1, 3])

@@ -1,6 +1,7 @@
 """The local engines, for real: one contract for transformers in this process, in a worker, and vLLM in a worker."""
 
 import importlib.util
+import json
 import os
 import re
 import signal
@@ -16,10 +17,10 @@ from helpers.models import LIMIT, NO_SYSTEM_TEMPLATE, make
 from helpers.threads import one_thread
 
 from pugc_core.engines import EngineHost, open_engine, select
-from pugc_core.engines.base import Engine, Generation, Refusal, Request, Sampling
+from pugc_core.engines.base import Engine, Generation, Refusal, Request, Sampling, folded
 from pugc_core.engines.transformers import TransformersEngine, chat_tokenizer, encode
 from pugc_core.engines.worker import WorkerEngine
-from pugc_core.errors import EngineError, ModelNotFound
+from pugc_core.errors import EngineError, ModelNotFound, RecipeError
 from pugc_core.models import ModelSpec
 from pugc_core.prompts.base import Message
 
@@ -204,7 +205,7 @@ def test_a_prompt_that_is_too_long_is_refused_and_the_others_are_answered(engine
 
 
 def test_an_answer_may_fill_the_context_but_not_pass_it(engine: Engine) -> None:
-    request = ask("x" * 440, Sampling(temperature=0.9, max_tokens=4 * LIMIT))
+    request = ask("x" * 240, Sampling(temperature=0.9, max_tokens=4 * LIMIT))
     (answer,) = answers(engine, [request]).values()
     assert answer.prompt_tokens + answer.completion_tokens <= LIMIT
 
@@ -315,10 +316,10 @@ def test_a_frequency_penalty_counts_the_answer_and_not_the_prompt(local: Engine)
 
 
 def test_nor_on_a_long_neighbour_that_leaves_little_room(local: Engine) -> None:
-    free = Sampling(temperature=0.9, max_tokens=60, regex="[a-d]{200}")
-    short, long = ask("short", free), ask("x" * 460, free)
+    free = Sampling(temperature=0.9, max_tokens=300, regex="[a-d]{400}")
+    short, long = ask("short", free), ask("x" * 240, free)
     (alone,) = answers(local, [short]).values()
-    assert alone.completion_tokens == 60
+    assert alone.completion_tokens == 300
     together = answers(local, [long, short])
     assert together[short.key(0)] == alone
     filled = together[long.key(0)]
@@ -345,7 +346,7 @@ def test_a_shorter_context_may_be_set(folder: Path) -> None:
     engine = direct(folder, max_model_len=64)
     long, short = ask("x" * 60), ask("x", Sampling(max_tokens=200))
     found = list(engine.generate([long, short]))
-    assert [a.reason for a in found if isinstance(a, Refusal)] == ["prompt_too_long"]
+    assert [a.reason for a in found if isinstance(a, Refusal)] == ["no_room_for_answer"]
     assert [a.prompt_tokens + a.completion_tokens <= 64 for a in found if isinstance(a, Generation)] == [True]
 
 
@@ -369,6 +370,95 @@ def test_sampling_follows_the_models_distribution(local: Engine) -> None:
     assert set(drawn) <= set(expected), "outside the nucleus"
     top = max(expected, key=lambda t: expected[t])
     assert drawn.count(top) / 1000 == pytest.approx(expected[top], abs=0.08)
+
+
+# Settings
+
+
+def test_the_models_own_generation_config_is_not_applied(folder: Path, tmp_path: Path, local: Engine) -> None:
+    """No key knows of it; its end tokens alone are part of the chat format."""
+    willful = make(tmp_path / "willful")
+    path = willful / "generation_config.json"
+    own = json.loads(path.read_text())
+    path.write_text(
+        json.dumps({**own, "no_repeat_ngram_size": 1, "min_new_tokens": 40, "temperature": 0.01, "top_k": 1})
+    )
+    greedy = Sampling(temperature=0.0, max_tokens=24)
+    asked = [ask("aaaa", greedy), ask("bbbb", Sampling(temperature=1.0, max_tokens=24))]
+    assert texts(direct(willful), *asked) == texts(local, *asked)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HAS_VLLM, reason="vllm is not installed")
+def test_nor_by_vllm(vllm: Engine, tmp_path: Path) -> None:
+    willful = make(tmp_path / "willful")
+    path = willful / "generation_config.json"
+    own = json.loads(path.read_text())
+    path.write_text(json.dumps({**own, "repetition_penalty": 3.0, "temperature": 0.01, "top_k": 1, "min_p": 0.5}))
+    asked = [ask("aaaa", GREEDY), ask("bbbb", draws=range(4))]
+    engine = open_engine(ModelSpec(id=str(willful), engine="vllm", options={"kv_cache_memory_bytes": 64 << 20}))
+    try:
+        assert texts(engine, *asked) == texts(vllm, *asked)
+    finally:
+        engine.close()
+
+
+def test_an_option_that_the_engine_does_not_have_is_named(folder: Path) -> None:
+    with pytest.raises(RecipeError, match="quantization"):
+        direct(folder, options={"quantization": "awq", "tensor_parallel_size": 2})
+
+
+@pytest.fixture(scope="module")
+def adapter(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LoRA adapter that changes what the model says."""
+    peft = pytest.importorskip("peft")
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(3)
+    config = peft.LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    model = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(folder), config)
+    for name, weights in model.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(weights, std=0.5)
+    made = tmp_path_factory.mktemp("models") / "adapter"
+    model.save_pretrained(made)
+    return made
+
+
+def test_an_adapter_is_put_on_the_model(folder: Path, adapter: Path, local: Engine) -> None:
+    import torch
+
+    engine = direct(folder, adapter=str(adapter))
+    asked = [ask(f"Say {i}", GREEDY) for i in range(3)]
+    assert texts(engine, *asked) != texts(local, *asked)
+    # As peft itself runs it, unmerged.
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    tokenizer = chat_tokenizer(ModelSpec(id=str(folder)))
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder), str(adapter)).eval()
+    prompt = encode(tokenizer, asked[0].messages)
+    made = model.generate(input_ids=torch.tensor([prompt]), max_new_tokens=12, do_sample=False, pad_token_id=0)
+    assert tokenizer.decode(made[0, len(prompt) :], skip_special_tokens=True) == texts(engine, asked[0])[0][0]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HAS_VLLM, reason="vllm is not installed")
+def test_vllm_puts_the_adapter_on_too(folder: Path, adapter: Path, vllm: Engine) -> None:
+    asked = [ask(f"Say {i}", GREEDY) for i in range(3)]
+
+    def whole(engine: Engine) -> list[str]:
+        # vLLM gives no half character at the end of a cut answer.
+        return [text.rstrip("\N{REPLACEMENT CHARACTER}") for (text,) in texts(engine, *asked)]
+
+    spec = ModelSpec(id=str(folder), engine="vllm", adapter=str(adapter), options={"kv_cache_memory_bytes": 64 << 20})
+    engine = open_engine(spec)
+    try:
+        assert whole(engine) == whole(direct(folder, adapter=str(adapter)))
+        assert whole(engine) != whole(vllm)
+    finally:
+        engine.close()
 
 
 # Chat formats and special tokens
@@ -405,6 +495,10 @@ def test_a_system_text_where_the_format_has_no_place_for_one(tmp_path: Path, fol
         "{% endfor %}<|assistant|>",
     )
     assert ids(silent, *chat) == ids(folder, Message("user", "Be fair.\nJudge."))
+    # Where the recipe says that it has no place for one, though it has.
+    tokenizer = chat_tokenizer(ModelSpec(id=str(folder)))
+    assert encode(tokenizer, chat, False) == ids(folder, Message("user", "Be fair.\nJudge."))
+    assert list(folded(chat)) == [Message("user", "Be fair.\nJudge.")], "the same words that a server is sent"
     # It has a place of its own where the format names no role at all but writes each.
     assert "<|system|>Be fair.<|end|>" in chat_tokenizer(ModelSpec(id=str(folder))).decode(ids(folder, *chat))
 

@@ -70,6 +70,33 @@ def test_several_per_post_and_their_twins() -> None:
     assert len(set(ids)) == 8, "dropped twins have ids of their own, and so has another post's same question"
 
 
+def test_each_extra_drop_has_a_switch() -> None:
+    """Cut off, a refusal, one that leans on its text, a twin: each is kept when its reason is not listed."""
+    said = ["I'm sorry, but I can't help with that.", "What does the text say?", "How do I", "How?", "how?"]
+    reasons = ["refusal", "refers_to_context", "cut_off", None, "duplicate"]
+    every = InstructionsConfig(per_post=5).drop
+    assert set(every) == {reason for reason in reasons if reason}
+    for off in (None, *every, "all"):
+        drop = () if off == "all" else tuple(reason for reason in every if reason != off)
+        run = drive(
+            Instructions(InstructionsConfig(per_post=5, drop=drop), "policy@1"),
+            {"post-a": said},
+            finish=lambda text: "max_tokens" if text == "How do I" else "stop",
+            ugc=posts("post-a"),
+            quality=quality("post-a"),
+        )
+        assert run.rows("drop_reason") == [reason if reason in drop else None for reason in reasons], off
+        assert len(set(run.rows("instruction_id"))) == 5
+    with pytest.raises(ValidationError, match="duplicate"):
+        InstructionsConfig(drop=("too_long",))  # type: ignore[arg-type]
+
+
+def test_an_instruction_keeps_its_lines() -> None:
+    code = "Why does this fail?\n\n```\nif x:\n    y()\n```"
+    run = make(STAGE, {"post-a": f"{code}  \n"}, "post-a")
+    assert run.rows("instruction", "keep") == [(code, True)]
+
+
 def test_a_refused_post_has_a_row_for_every_draw() -> None:
     stage = Instructions(InstructionsConfig(per_post=3), "policy@1")
     run = make(stage, {"post-a": None}, "post-a")
@@ -122,5 +149,7 @@ def test_the_fingerprint_holds_what_shapes_the_table() -> None:
     assert with_(examples=("Why?",)) == {"examples"}
     assert with_(per_post=2) == {"limits"}
     assert with_(max_chars=2) == {"limits"}
+    assert with_(drop=("refusal",)) == {"limits"}
+    assert with_(drop=STAGE.config.drop[::-1]) == set()
     assert with_(sampling=Sampling(temperature=0.7, top_p=0.8, max_tokens=256)) == {"sampling"}
     assert changed(STAGE, replace(STAGE, model="policy@2")) == {"model"}

@@ -150,5 +150,5 @@ def test_the_file_is_not_held_in_memory(inbox: Inbox, monkeypatch: pytest.Monkey
         raise AssertionError(f"the whole of {path} is read")
 
     monkeypatch.setattr("pugc_core.storage.read", refuse)
-    monkeypatch.setattr("pugc_core.memory._load", lambda place: {})
+    monkeypatch.setattr("pugc_core.memory._load", lambda *_: {})
     assert inbox.take(inbox.file("a.jsonl", range(9))) == ["a"]

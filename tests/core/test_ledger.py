@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import hashlib
 import io
@@ -25,7 +26,8 @@ from pugc_core import ledger as module
 from pugc_core import storage
 from pugc_core.engines.base import Generation
 from pugc_core.errors import StorageError
-from pugc_core.ledger import ROW_GROUP, SCHEMA, Ledger, folder_of
+from pugc_core.ledger import ROW_GROUP, Ledger, folder_of
+from pugc_core.ledger_rows import SCHEMA
 
 MODEL = "judge@1"
 NEVER = 3600.0
@@ -451,54 +453,212 @@ def damage(path: str, change: Callable[[bytes], bytes]) -> None:
     storage.write(path, change(storage.read(path)))
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        pytest.param(lambda data: b"", id="empty"),
-        pytest.param(lambda data: data[: len(data) // 2], id="cut in half"),
-        pytest.param(lambda data: b"no parquet at all", id="other content"),
-        pytest.param(lambda data: data[:4] + bytes(60) + data[64:], id="zeros in the rows"),
-    ],
-)
-def test_a_damaged_part_is_told_by_name_with_what_to_do(root: str, change: Callable[[bytes], bytes]) -> None:
+def set_aside(root: str, model: str = MODEL) -> list[str]:
+    return storage.names(storage.join(root, folder_of(model), "damaged"))
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda data: b"",
+    "cut in half": lambda data: data[: len(data) // 2],
+    "other content": lambda data: b"no parquet at all",
+    "zeros in the rows": lambda data: data[:4] + bytes(60) + data[64:],
+    "of another schema": lambda data: parquet({"other": [1]}),
+    "keys of another width": lambda data: parquet({"key": [b"short"]}),
+}
+
+
+def parquet(columns: dict[str, list[object]]) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(columns), buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_part_is_set_aside_and_its_answers_are_asked_again(
+    root: str, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
     store(root, *range(20))
-    (path,) = parts(root)
-    damage(path, change)
-    with pytest.raises(StorageError) as caught:
-        find(root, range(20))
-    assert path in caught.value.problem
-    assert caught.value.fix is not None
-    assert "move the file away" in caught.value.fix
+    store(root, "whole")
+    path = parts(root)[0]
+    damage(path, DAMAGES[name])
+    assert find(root, [*range(20), "whole"]) == expected(["whole"])
+    (told,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert path in told
+    assert "asked for again" in told
+    assert set_aside(root) == [path.rsplit("/", 1)[1]]
+    store(root, *range(20))
+    assert find(root, [*range(20), "whole"]) == expected([*range(20), "whole"])
+    assert len([r for r in caplog.records if r.levelname == "WARNING"]) == 1, "told once"
 
 
-def test_a_parquet_file_that_is_no_part_is_told_too(tmp_path: Path) -> None:
-    store(str(tmp_path), 1)
-    pq.write_table(pa.table({"other": [1]}), Path(parts(str(tmp_path))[0]).parent / "stranger.parquet")
-    with pytest.raises(StorageError, match="stranger"):
-        find(str(tmp_path), [1])
-
-
-def test_no_flipped_bit_gives_a_wrong_answer_or_a_bare_error(tmp_path: Path) -> None:
-    """Wherever a byte is changed: the right answers, or a StorageError. Never another text, never another error."""
+def test_a_part_that_is_damaged_while_the_ledger_is_open(tmp_path: Path) -> None:
     root = str(tmp_path)
-    names = range(40)
-    store(root, *names)
-    (path,) = map(Path, parts(root))
-    whole = path.read_bytes()
-    dice = random.Random(7)
-    told = 0
-    for _ in range(200):
-        broken = bytearray(whole)
-        broken[dice.randrange(len(broken))] ^= dice.randrange(1, 256)
-        path.write_bytes(bytes(broken))
-        try:
-            found = find(root, names)
-        except StorageError:
-            told += 1
-        else:
-            wrong = [g.text for k, g in found.items() if g != expected(names).get(k)]
-            assert not wrong
-    assert told > 20
+    store(root, *range(20))
+    store(root, "whole")
+    with Ledger(root, flush_seconds=NEVER) as ledger:
+        assert ledger.find(MODEL, [key("whole")]) == expected(["whole"])  # indexed now, and not read
+        ledger.add(MODEL, answers("new"))
+        damage(parts(root)[0], lambda data: data[:4] + bytes(200) + data[204:])
+        assert ledger.find(MODEL, [key(n) for n in (*range(20), "whole", "new")]) == expected(["whole", "new"])
+    assert len(set_aside(root)) == 1
+
+
+def test_a_damaged_part_is_no_part_of_a_merge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = str(tmp_path)
+    for name in range(4):
+        store(root, name)
+    with Ledger(root, flush_seconds=NEVER) as ledger:
+        assert ledger.find(MODEL, []) == {}
+        monkeypatch.setattr(module, "MANY", 2)
+        damage(parts(root)[1], lambda data: data[:4] + bytes(60) + data[64:])
+    assert find(root, range(4)) == expected([0, 2, 3])
+    assert len(parts(root)) == len(set_aside(root)) == 1
+
+
+def test_where_a_damaged_part_cannot_be_moved_it_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = str(tmp_path)
+    store(root, 1)
+    store(root, 2)
+    damage(parts(root)[0], lambda data: b"")
+
+    def refuse(*_: object) -> None:
+        raise StorageError("read-only file system")
+
+    monkeypatch.setattr(storage, "move", refuse)
+    assert find(root, [1, 2]) == expected([2])
+    assert "stays where it is (read-only file system)" in caplog.text
+
+
+def test_a_part_that_cannot_be_reached_just_now_is_not_taken_for_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = str(tmp_path)
+    store(root, 1)
+
+    def away(path: str) -> bytes:
+        raise StorageError(f"cannot read {path}: timed out")
+
+    monkeypatch.setattr(storage, "read", away)
+    with pytest.raises(StorageError, match="timed out"):
+        find(root, [1])
+    monkeypatch.undo()
+    assert find(root, [1]) == expected([1])
+
+
+def _mangled(whole: bytes, dice: random.Random) -> bytes:
+    """Damage of a kind that disks, transfers and people do."""
+    data, place = bytearray(whole), dice.randrange(len(whole))
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    kind = dice.randrange(8)
+    if kind == 0:
+        return bytes(data[:place])
+    if kind == 1:
+        return bytes(data[place:])
+    if kind == 2:
+        return bytes(data) + dice.randbytes(dice.randrange(1, 100))
+    if kind == 3:  # a block of zeros, as after a crash of the system
+        data[place : place + 512] = bytes(len(data[place : place + 512]))
+    elif kind == 4:  # two blocks in each other's place
+        size, other = 64, dice.randrange(len(whole))
+        first, second = data[place : place + size], data[other : other + size]
+        if len(first) == len(second):
+            data[place : place + size], data[other : other + size] = second, first
+    else:  # single bytes, mostly of the footer, which no checksum of Parquet's covers
+        for _ in range(dice.randrange(1, 4)):
+            at = dice.randrange(footer, len(whole)) if kind > 5 else dice.randrange(len(whole))
+            data[at] ^= dice.randrange(1, 256)
+    return bytes(data)
+
+
+def test_no_damage_gives_a_wrong_answer_or_stops_anything(memory_root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is done to a part of several row groups: right answers or none, and what is added is found."""
+    monkeypatch.setattr(module, "ROW_GROUP", 16)
+    dice, names, lost = random.Random(7), range(40), 0
+    store(f"{memory_root}/whole", *names)
+    (path,) = parts(f"{memory_root}/whole")
+    whole = storage.read(path)
+    for turn in range(300):
+        root = f"{memory_root}/{turn}"
+        storage.write(path.replace("/whole/", f"/{turn}/"), _mangled(whole, dice))
+        with Ledger(root, flush_seconds=NEVER) as ledger:
+            found = ledger.find(MODEL, [key(n) for n in names])
+            assert found.items() <= expected(names).items(), turn
+            ledger.add(MODEL, answers(*names))
+            ledger.flush()
+            assert ledger.find(MODEL, [key(n) for n in names]) == expected(names), turn
+        lost += len(found) < len(names)
+    assert lost > 100
+
+
+def test_a_footer_that_points_to_other_rows_is_found_out(tmp_path: Path) -> None:
+    """Texts of one row group under the keys of another: every page is whole, and every text is wrong."""
+    root = str(tmp_path)
+    store(root, 1, 2)
+    (path,) = parts(root)
+    table = pq.read_table(io.BytesIO(storage.read(path)))
+    swapped = table.set_column(1, table.schema.field(1), table.column("text").take([1, 0]))
+    buffer = io.BytesIO()
+    pq.write_table(swapped, buffer, write_page_checksum=True)
+    storage.write(path, buffer.getvalue())
+    assert find(root, [1, 2]) == {}
+    assert len(set_aside(root)) == 1
+
+
+# --- parts of earlier versions, absurd counts, larger contexts
+
+
+def old_part(root: str, *names: object) -> None:
+    """A part as versions before `context` and `checksum` wrote it."""
+    table = pa.table({n: [getattr(answer(x), n) for x in names] for n in SCHEMA.names[:7]})
+    old = table.cast(pa.schema([SCHEMA.field(n) for n in SCHEMA.names[:7]]))
+    folder = Path(root) / folder_of(MODEL)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{len(list(folder.iterdir())):020d}-0123456789ab.parquet"
+    pq.write_table(old, path, compression="zstd", row_group_size=ROW_GROUP, write_page_checksum=True)
+
+
+def test_parts_of_earlier_versions_are_read_and_merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = str(tmp_path)
+    old_part(root, 1, 2)
+    old_part(root, 3)
+    assert find(root, [1, 2, 3]) == expected([1, 2, 3])
+    store(root, 4)
+    monkeypatch.setattr(module, "MANY", 3)
+    find(root, [])
+    assert len(parts(root)) == 1
+    assert find(root, [1, 2, 3, 4]) == expected([1, 2, 3, 4])
+
+
+def test_an_absurd_count_does_not_block_the_ledger(tmp_path: Path) -> None:
+    root = str(tmp_path)
+    counts = {"prompt_tokens": 2**40, "completion_tokens": 2**64, "context": -5}
+    with Ledger(root, flush_seconds=NEVER) as ledger:
+        ledger.add(MODEL, [dataclasses.replace(answer("odd"), **counts), answer("even")])
+    found = find(root, ["odd", "even"])
+    assert found[key("even")] == answer("even")
+    odd = found[key("odd")]
+    assert (odd.prompt_tokens, odd.completion_tokens, odd.context) == (2**31 - 1, 2**31 - 1, 0)
+
+
+def test_a_cut_answer_gives_way_to_one_under_a_larger_context(root: str) -> None:
+    def cut(text: str, context: int, finish: str = "length") -> Generation:
+        return dataclasses.replace(answer("k", text), finish_reason=finish, context=context)
+
+    cases = [
+        ([cut("small", 64), cut("large", 128)], "large"),
+        ([cut("large", 128), cut("small", 64)], "large"),
+        ([cut("first", 64), cut("second", 64)], "first"),
+        ([cut("old", 0), cut("new", 64, "stop")], "new"),
+        ([cut("done", 0, "stop"), cut("cut", 64)], "done"),
+    ]
+    for number, (written, wins) in enumerate(cases):
+        place = storage.join(root, str(number))
+        for generation in written:
+            with Ledger(place, flush_seconds=NEVER) as ledger:
+                ledger.add(MODEL, [generation])
+        assert find(place, ["k"])[key("k")].text == wins, number
 
 
 # --- a full disk

@@ -1,5 +1,6 @@
 """A model's identity is what it says: its bytes for a folder, id and revision for the hub."""
 
+import hashlib
 import itertools
 import os
 import shutil
@@ -8,8 +9,12 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from pugc_core.errors import ModelNotFound
-from pugc_core.models import ModelSpec
+from pugc_core.engines import select
+from pugc_core.engines.pins import FILE, pinned
+from pugc_core.errors import ModelNotFound, RecipeError, StorageError
+from pugc_core.ledger import folder_of
+from pugc_core.models import UNBOUNDED, ModelSpec
+from pugc_core.recipe import load
 
 _clock = itertools.count(1_000_000_000_000_000_000, 1_000_000_000)
 
@@ -84,10 +89,136 @@ def test_not_its_place_nor_its_time_nor_what_is_beside(folder: Path, tmp_path: P
     assert identity(other) == first
 
 
+def test_the_identity_with_default_settings_is_that_of_earlier_versions(folder: Path) -> None:
+    """Old ledgers file their answers under it."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        digest.update(f"{path.name}\x1f{path.stat().st_size}\x1f".encode() + path.read_bytes())
+    assert identity(folder) == f"model@{digest.hexdigest()[:16]}"
+
+
 def test_how_it_is_run_is_not_part_of_it(folder: Path) -> None:
     first = identity(folder)
-    for how in ({"engine": "vllm"}, {"dtype": "float32"}, {"max_model_len": 64}, {"options": {"batch_size": 2}}):
-        assert identity(folder, **how) == first
+    for how in (
+        {"engine": "vllm"},
+        {"max_model_len": 64},
+        {"served_as": "other"},
+        {"system_role": True},
+        {"options": {"batch_size": 2, "device": "cpu", "tensor_parallel_size": 8, "gpu_memory_utilization": 0.5}},
+    ):
+        assert identity(folder, **how) == first, how
+
+
+def test_every_setting_that_shapes_answers_is_part_of_it(folder: Path, tmp_path: Path) -> None:
+    """Each gives another model, and so other keys."""
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    put(adapter / "adapter_config.json", b"{}")
+    template = tmp_path / "chat.jinja"
+    put(template, b"{{ messages }}")
+    settings: list[dict[str, object]] = [
+        {},
+        {"dtype": "float32"},
+        {"dtype": "bfloat16"},
+        {"adapter": str(adapter)},
+        {"system_role": False},
+        {"options": {"quantization": "awq"}},
+        {"options": {"quantization": "gptq"}},
+        {"options": {"hf_overrides": {"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}}},
+        {"options": {"hf_overrides": {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}}},
+        {"options": {"chat_template": str(template)}},
+        {"options": {"enable_lora": True}},
+        {"options": {"an_option_that_nobody_knows": 1}},
+        {"dtype": "bfloat16", "options": {"quantization": "awq"}},
+    ]
+    for model in (str(folder), "org/model"):
+        names = [ModelSpec(id=model, **s).identity for s in settings]
+        assert len(set(names)) == len(settings)
+        assert all(name.startswith(names[0]) for name in names)
+    assert names[-1].startswith("org/model@main+dtype,quantization:")
+    before = [identity(folder, **s) for s in settings]
+    put(adapter / "adapter_model.safetensors", b"trained")
+    put(template, b"{{ messages[0] }}")
+    after = [identity(folder, **s) for s in settings]
+    assert [i for i, (x, y) in enumerate(zip(before, after, strict=True)) if x != y] == [3, 9], "what is in the files"
+
+
+def test_a_folder_without_an_adapter(folder: Path) -> None:
+    with pytest.raises(ModelNotFound, match="no adapter in"):
+        identity(folder, adapter=str(folder))
+
+
+def test_an_adapter_lies_beside_its_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('extends = "tiny"\n[models.tiny]\nadapter = "./judge"\n')
+    assert load(str(path)).model("policy").adapter == str(tmp_path / "judge")
+
+
+def test_an_adapter_is_for_local_engines() -> None:
+    for remote in ({"engine": "endpoint"}, {}):
+        spec = ModelSpec(id="m", adapter="/a", base_urls=("http://x",), **remote)  # type: ignore[arg-type]
+        with pytest.raises(RecipeError, match="adapter"):
+            select(spec)
+
+
+def test_the_context_is_what_the_recipe_or_the_folder_says(folder: Path) -> None:
+    assert ModelSpec(id=str(folder), max_model_len=64).context == 64
+    assert ModelSpec(id=str(folder)).context == ModelSpec(id="org/model").context == UNBOUNDED
+    put(folder / "config.json", b'{"max_position_embeddings": 512}')
+    assert ModelSpec(id=str(folder)).context == 512
+    assert ModelSpec(id=str(folder), base_urls=("http://x",)).context == UNBOUNDED
+
+
+# The commit of a hub model
+
+
+COMMIT, LATER = "a" * 40, "b" * 40
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The hub's cache as it is on a machine that cannot reach the hub: org/model, whose branch main is at COMMIT."""
+    pytest.importorskip("huggingface_hub")
+    pytest.importorskip("transformers")
+    cache = tmp_path / "hub"
+    at = cache / "models--org--model" / "snapshots" / COMMIT
+    at.mkdir(parents=True)
+    (at / "config.json").write_text("{}")
+    refs = cache / "models--org--model" / "refs"
+    refs.mkdir()
+    (refs / "main").write_text(COMMIT)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    return cache
+
+
+def test_a_branch_stays_at_the_commit_that_was_loaded_first(hub: Path, tmp_path: Path) -> None:
+    spec, ledger = ModelSpec(id="org/model", engine="transformers"), str(tmp_path / "ledger")
+    assert pinned(spec, ledger).revision == COMMIT
+    (file,) = Path(ledger).rglob(FILE)
+    assert file.read_text() == f"{COMMIT}\n"
+    assert file.parent.name == folder_of(spec.identity)
+    (hub / "models--org--model" / "refs" / "main").write_text(LATER)
+    assert pinned(spec, ledger) == pinned(spec, ledger) == spec.model_copy(update={"revision": COMMIT})
+    assert spec.identity == "org/model@main", "known before anything is loaded"
+    file.write_text("what is this")
+    with pytest.raises(StorageError, match="what is this") as err:
+        pinned(spec, ledger)
+    assert str(file) in err.value.problem
+
+
+def test_what_needs_no_pin_has_none(hub: Path, folder: Path, tmp_path: Path) -> None:
+    ledger = str(tmp_path / "ledger")
+    for spec in (
+        ModelSpec(id="pugc/tiny"),
+        ModelSpec(id=str(folder)),
+        ModelSpec(id="org/model", revision=LATER, engine="transformers"),
+        ModelSpec(id="org/model", base_urls=("http://x",)),
+        ModelSpec(id="org/model", engine="scripted"),
+        ModelSpec(id="org/not-in-the-cache", engine="transformers"),  # loading it says so
+    ):
+        assert pinned(spec, ledger) is spec
+    assert not Path(ledger).exists()
 
 
 def test_a_relative_path_names_the_same_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from pugc_core import records
+from pugc_core.measures import measure
 from pugc_core.stages.pairs import Pairs, PairsConfig, choose
 
 STAGE = Pairs(PairsConfig())
@@ -66,20 +67,37 @@ def test_choose_keeps_its_promises_in_any_order(of: list[tuple[str, int]], rando
     assert choose(shuffled) == (best, worst)
 
 
-def build(of: Mapping[str, Sequence[Judged]], stage: Pairs = STAGE, reverse: bool = False) -> Run:
-    """One pair per instruction, from (text, reward) of its responses; no reward = was dropped before."""
+ORIGIN = {
+    "line": 7,
+    "title": "Title",
+    "thread": "12",
+    "source": "forum",
+    "author": "mia",
+    "url": "http://x.test/7",
+    "license": "CC BY-SA 4.0",
+}
+
+
+def build(
+    of: Mapping[str, Sequence[Judged]], stage: Pairs = STAGE, reverse: bool = False, cut: Sequence[str] = ()
+) -> Run:
+    """One pair per instruction, from (text, reward) of its responses; no reward = was dropped before. Texts in `cut`
+    were cut off."""
     texts, rewards = [], []
     for instruction, answers in of.items():
         for draw, (text, reward) in enumerate(answers):
             ids = {"response_id": ident(f"{instruction}{draw}"), "instruction_id": ident(instruction)}
-            texts.append({**ids, "draw": draw, "text": text, "n_tokens": 10 + draw, "finish_reason": "stop"})
+            finish = "length" if text in cut else "stop"
+            texts.append({**ids, "draw": draw, "text": text, "n_tokens": 10 + draw, "finish_reason": finish})
             reason = None if reward is not None else "too_few_votes"
             rewards.append({**ids, "votes": [], "n_valid": 1, "reward": reward, "drop_reason": reason})
     kept = instructions(dict.fromkeys(of, "post"), dropped={"dropped": "post"})
-    tables: list[pl.DataFrame] = [kept, table(records.RESPONSES, texts), table(records.REWARDS, rewards)]
+    post = {**ORIGIN, "ugc_id": ident("post"), "text": "the post"}
+    posts = table(records.UGC, [post, {**post, "ugc_id": ident("other"), "text": "other"}])
+    tables: list[pl.DataFrame] = [posts, kept, table(records.RESPONSES, texts), table(records.REWARDS, rewards)]
     if reverse:
         tables = [t.reverse() for t in tables]
-    return drive(stage, {}, **dict(zip(("instructions", "responses", "rewards"), tables, strict=True)))
+    return drive(stage, {}, **dict(zip(stage.inputs, tables, strict=True)))
 
 
 def test_a_pair() -> None:
@@ -89,6 +107,8 @@ def test_a_pair() -> None:
         "instruction_id": ident("How?"),
         "ugc_id": ident("post"),
         "instruction": "How?",
+        "post": "the post",
+        **ORIGIN,
         "chosen_response_id": ident("How?2"),
         "rejected_response_id": ident("How?1"),
         "chosen": "best",
@@ -98,6 +118,8 @@ def test_a_pair() -> None:
         "margin": 3.25,
         "chosen_tokens": 12,
         "rejected_tokens": 11,
+        "chosen_cut_off": False,
+        "rejected_cut_off": False,
         "keep": True,
         "drop_reason": None,
     }
@@ -123,6 +145,21 @@ def test_reasons() -> None:
     assert run.counts == (5, 1, {"all_tied": 1, "same_text": 1, "too_few_responses": 2})
     assert run.rows("margin") == [4.0, 0.0, None, None, 4.0]
     assert len(set(run.rows("pair_id"))) == 5
+
+
+def test_pairs_say_which_side_was_cut_off() -> None:
+    run = build(
+        {"left": [("cut", 5.0), ("b", 1.0)], "right": [("a", 5.0), ("cut", 1.0)], "none": [("a", 5.0), ("b", 1.0)]}
+        | {"lone": [("cut", 5.0), ("b", None)]},
+        cut=["cut"],
+    )
+    assert run.rows("instruction", "chosen_cut_off", "rejected_cut_off") == [
+        ("left", True, False),
+        ("right", False, True),
+        ("none", False, False),
+        ("lone", None, None),
+    ]
+    assert measure("pairs", run.table)["cut_off"] == 2
 
 
 def test_an_instruction_that_was_never_answered_is_no_row() -> None:

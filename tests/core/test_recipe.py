@@ -116,7 +116,7 @@ def test_an_ablation_is_a_base_and_one_change(write) -> None:
     ablation, paper = load(str(write('extends = "paper"\n[rewards]\nprompt = "prometheus"\n'))), load("paper")
     assert ablation.name == "mine"
     differing = {f for f in Recipe.model_fields if getattr(ablation, f) != getattr(paper, f)}
-    assert differing == {"name", "rewards"}
+    assert differing == {"name", "about", "rewards"}
     assert ablation.rewards == paper.rewards.model_copy(update={"prompt": "prometheus"})
 
 
@@ -153,6 +153,9 @@ def test_extends_a_recipe_beside_it_and_that_one_another(write) -> None:
     write('extends = "base"\n[rewards]\nn = 5\n', "middle.toml")
     made = load(str(write('extends = "middle.toml"\nabout = "Mine."\n')))
     assert (made.responses.k, made.rewards.n, made.about, made.name) == (7, 5, "Mine.", "mine")
+    middle = load(str(write('extends = "tiny"\n', "middle.toml")))
+    assert load("tiny").about
+    assert (middle.about, middle.name) == ("", "middle"), "what a base says of itself is not said of this one"
 
 
 def test_a_recipe_may_have_the_name_of_the_bundled_one_it_extends(write, tmp_path: Path) -> None:

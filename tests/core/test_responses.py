@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from pugc_core import records
 from pugc_core.engines.base import Sampling
+from pugc_core.measures import cut_off_share, measure
 from pugc_core.stages.responses import Responses, ResponsesConfig
 
 STAGE = Responses(ResponsesConfig(k=3), "policy@1")
@@ -64,18 +65,35 @@ def test_empty_and_refused() -> None:
     assert len(set(run.rows("response_id"))) == 6
 
 
-@pytest.mark.parametrize("drop", [False, True])
-def test_unfinished_answers(drop: bool) -> None:
-    stage = Responses(ResponsesConfig(k=3, drop_unfinished=drop), "policy@1")
-    run = drive(
-        stage,
-        {"How-a?": ["done", "cut", ""]},
-        finish=lambda text: "length" if text != "done" else "stop",
-        instructions=instructions(OF),
-        relevance=relevance("How-a?"),
-    )
-    assert run.rows("finish_reason") == ["stop", "length", "length"]
-    assert run.rows("drop_reason") == [None, "unfinished" if drop else None, "empty"]
+def test_answers_that_were_cut_off() -> None:
+    """Whatever an engine or server calls it; kept or dropped, they are counted."""
+    said = {
+        "done": "stop",
+        "cut": "length",
+        "cut too": "MAX_TOKENS",
+        "filtered": "content_filter",
+        "": "length",
+        "?": "",
+    }
+    for knob, reason in (("drop", "cut_off"), ("keep", None)):
+        run = drive(
+            Responses(ResponsesConfig(k=6, cut_off=knob), "policy@1"),  # type: ignore[arg-type]
+            {"How-a?": list(said)},
+            finish=said.__getitem__,
+            instructions=instructions(OF),
+            relevance=relevance("How-a?"),
+        )
+        assert run.rows("finish_reason") == list(said.values())
+        assert run.rows("drop_reason") == [None, reason, reason, reason, "empty", None]
+        assert cut_off_share(measure("responses", run.table)) == 4 / 6
+    assert ResponsesConfig().cut_off == "drop"
+    assert cut_off_share({}) is None
+
+
+def test_the_former_knob_is_named_with_the_one_of_now() -> None:
+    for drop, now in ((True, "drop"), (False, "keep")):
+        with pytest.raises(ValidationError, match=f'drop_unfinished is now cut_off: write cut_off = "{now}"'):
+            ResponsesConfig(drop_unfinished=drop)  # type: ignore[call-arg]
 
 
 def test_nothing_relevant() -> None:
@@ -105,6 +123,6 @@ def test_the_fingerprint_holds_what_shapes_the_table() -> None:
 
     assert with_() == set()
     assert with_(k=4) == {"limits"}
-    assert with_(drop_unfinished=True) == {"limits"}
+    assert with_(cut_off="keep") == {"limits"}
     assert with_(sampling=Sampling(temperature=0.8, top_p=0.95)) == {"sampling"}
     assert changed(STAGE, replace(STAGE, model="policy@2")) == {"model"}

@@ -14,7 +14,8 @@ from pydantic import ValidationError
 
 from pugc_core import records
 from pugc_core.engines.base import Refusal, Request, Sampling
-from pugc_core.stages.rewards import AGGREGATES, Rewards, RewardsConfig, majority
+from pugc_core.measures import measure
+from pugc_core.stages.rewards import AGGREGATES, PATIENCE, Rewards, RewardsConfig, majority
 
 
 def stage(**knobs: Any) -> Rewards:
@@ -29,7 +30,7 @@ def responses(*texts: str, dropped: Sequence[str] = ()) -> pl.DataFrame:
             "draw": draw,
             "text": text,
             "finish_reason": "stop",
-            "drop_reason": "unfinished" if text in dropped else None,
+            "drop_reason": "cut_off" if text in dropped else None,
         }
         for draw, text in enumerate((*texts, *dropped))
     ]
@@ -93,24 +94,65 @@ def test_extra_draws_end_at_the_limit() -> None:
     assert run.rows("n_valid", "reward", "keep", "drop_reason") == [
         (2, 3.0, True, None),
         (0, None, False, "too_few_votes"),
-        (1, 2.0, True, None),
+        (1, None, False, "too_few_votes"),
     ]
     assert run.rows("spread") == [2.0, None, 0.0]
 
 
+def test_a_judge_that_never_parses_is_not_asked_to_the_limit() -> None:
+    """The first 8 draws, or N, without a vote end it; a single vote among them, and it goes on to the limit."""
+    assert PATIENCE == 8
+    for n, made in ((8, 8), (3, 8), (1, 8), (12, 12)):
+        run = judge(stage(n=n, max_draws=16), {"resp-a": ["no"] * 16})
+        assert [len(v) for v in run.rows("votes")] == [made], n
+        assert run.rows("n_valid", "drop_reason") == [(0, "too_few_votes")]
+        assert measure("rewards", run.table)["voteless"] == 1
+    run = judge(stage(n=8, max_draws=16), {"resp-a": ["no"] * 7 + [4] + ["no"] * 8})
+    assert [len(v) for v in run.rows("votes")] == [16]
+    assert "voteless" not in measure("rewards", run.table)
+
+
+def test_a_vote_that_was_cut_off_is_missing_unless_it_is_whole() -> None:
+    said = {"resp-a": ["[RESULT] 4", "[RESULT] 4\n", "[RESULT] 4.", "Score: 4", "[RESULT] 5\nBecause"]}
+
+    def script(request: Request, draw: int) -> str:
+        return said["resp-a"][draw]
+
+    for finish, scores in (("length", [None, 4, None, None, 5]), ("stop", [4, 4, 4, 4, 5])):
+        run = drive(
+            stage(n=5, max_draws=5, min_valid=1),
+            script,
+            finish=lambda text, finish=finish: finish,  # type: ignore[misc]
+            ugc=posts("the-post"),
+            instructions=instructions({"How?": "the-post"}),
+            responses=responses("resp-a"),
+        )
+        assert [vote["score"] for vote in run.rows("votes")[0]] == scores
+
+
 def test_no_extra_draws_where_the_limit_is_n() -> None:
-    run = judge(stage(n=3, max_draws=3), {"resp-a": ["no", 4, "no"]})
+    run = judge(stage(n=3, max_draws=3), {"resp-a": [3, 4, "no"]})
     assert len(run.rounds) == 1
-    assert run.rows("n_valid", "reward") == [(1, 4.0)]
+    assert run.rows("n_valid", "reward") == [(2, 3.5)]
 
 
-@pytest.mark.parametrize("least", [1, 2, 3])
-def test_too_few_valid_votes(least: int) -> None:
-    run = judge(stage(n=3, max_draws=4, min_valid=least), {"resp-a": [5, "no", "no", 1]})
-    kept = least <= 2
-    assert run.rows("n_valid", "reward", "keep", "drop_reason") == [
-        (2, 3.0 if kept else None, kept, None if kept else "too_few_votes")
-    ]
+def test_too_few_valid_votes() -> None:
+    for least in (1, 2, 3):
+        run = judge(stage(n=3, max_draws=4, min_valid=least), {"resp-a": [5, "no", "no", 1]})
+        kept = least <= 2
+        assert run.rows("n_valid", "reward", "keep", "drop_reason") == [
+            (2, 3.0 if kept else None, kept, None if kept else "too_few_votes")
+        ]
+
+
+def test_half_the_votes_make_a_reward_unless_the_recipe_says_otherwise() -> None:
+    assert {n: RewardsConfig(n=n, max_draws=16).least_votes for n in (1, 2, 3, 7, 8)} == {1: 1, 2: 1, 3: 2, 7: 4, 8: 4}
+    assert RewardsConfig(n=8, min_valid=1).least_votes == 1
+    for valid, kept in ((3, False), (4, True)):
+        said: list[int | str] = [5] * valid + ["no"] * (16 - valid)
+        run = judge(stage(), {"resp-a": said})
+        assert run.rows("n_valid", "reward", "keep") == [(valid, 5.0 if kept else None, kept)]
+    assert changed(stage(), stage(min_valid=4)) == set()
 
 
 def test_a_refused_response_is_dropped_with_the_engines_reason_and_asked_once() -> None:
@@ -194,8 +236,8 @@ def test_whatever_the_judge_says_only_its_valid_votes_count(said: list[int | str
     valid = [v for v in said[: len(votes)] if isinstance(v, int)]
     assert n_valid == len(valid) <= 3
     assert n_valid == 3 or len(votes) == 6
-    assert keep == bool(valid)
-    assert reward == (pytest.approx(sum(valid) / len(valid)) if valid else None)
+    assert keep == (len(valid) >= 2)
+    assert reward == (pytest.approx(sum(valid) / len(valid)) if keep else None)
 
 
 def test_nothing_to_judge() -> None:
@@ -225,31 +267,24 @@ def test_the_fingerprint_holds_what_shapes_the_table() -> None:
     assert changed(base, replace(base, model="judge@2")) == {"model"}
 
 
-def test_a_random_reference_is_another_post_and_always_the_same() -> None:
-    asked = {"How?": "post-a", "Why?": "post-b", "When?": "post-c"}
+def test_a_random_reference_is_shown_in_place_of_the_post() -> None:
+    asked = {"How?": "post-a", "Why?": "post-b"}
     answers = [
         {"response_id": ident(q), "instruction_id": ident(q), "draw": 0, "text": f"to {q}", "finish_reason": "stop"}
         for q in asked
     ]
-    tables = {
-        "ugc": posts(*asked.values()),
-        "instructions": instructions(asked),
-        "responses": table(records.RESPONSES, [{**row, "drop_reason": None} for row in answers]),
-    }
+    reference = pl.DataFrame({"ugc_id": [ident("post-a"), ident("post-b")], "ugc": ["post-z", None]})
     made = stage(n=1, reference="random")
-    seen = {}
-    for _ in range(2):
-        for request in drive(made, lambda request, draw: "[RESULT] 3", **tables).requests:
-            text = request.messages[-1].content
-            question = next(q for q in asked if q in text)
-            (shown,) = (post for post in asked.values() if post in text)
-            assert shown != asked[question]
-            assert seen.setdefault(question, shown) == shown
-    assert set(seen.values()) == set(asked.values())
-    assert made.fingerprint != stage(n=1).fingerprint
-
-
-def test_a_lone_post_has_no_other_to_be_judged_by() -> None:
-    run = judge(stage(n=1, reference="random"), {"resp-a": [3]})
-    assert run.requests == []
-    assert run.counts == (1, 0, {"no_other_post": 1})
+    run = drive(
+        made,
+        lambda request, draw: "[RESULT] 3",
+        ugc=posts(*asked.values()),
+        instructions=instructions(asked),
+        responses=table(records.RESPONSES, answers),
+        reference=reference,
+    )
+    (request,) = run.requests
+    assert "post-z" in request.messages[-1].content
+    assert "post-a" not in request.messages[-1].content
+    assert run.rows("keep", "drop_reason") == [(True, None), (False, "no_other_post")]
+    assert changed(made, stage(n=1)) == {"reference"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,14 +11,16 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from pugc_core import runs, storage
-from pugc_core.errors import SourceError, StorageError, TrainingError
+from pugc_core import DEFAULT_RECIPE, runs, storage
+from pugc_core.errors import StorageError, TrainingError
 from pugc_core.recipe import load
+from pugc_core.stages.quality import Quality
 from pugc_core.summary import SHARDED, rows
 from pugc_core.tables import Store
 from pugc_core.workspace import Workspace
-from pugc_dagster import definitions, execute
+from pugc_dagster import definitions, execute, history
 from pugc_dagster.project import data_root, recipe_folders
+from pugc_dagster.stages import policy
 
 CHAIN = ["ugc", "quality", "instructions", "relevance", "responses", "rewards", "pairs", "dataset"]
 
@@ -32,38 +36,20 @@ def metadata_of(instance: dg.DagsterInstance, key: dg.AssetKey, shard: str | Non
     return {name: value.value for name, value in record.asset_materialization.metadata.items()}
 
 
-def test_the_graph_is_what_it_was(project: Path) -> None:
-    """A snapshot: keys, dependencies, groups, pools, partitions. A change here is a change users see."""
-    graph = definitions.of(definitions.recipes()).resolve_asset_graph()
-    seen = {}
-    for key in graph.get_all_asset_keys():
-        if key.path[0] != "tiny":
-            continue
-        node = graph.get(key)
-        assert node.group_name == "tiny"
-        name = "/".join(key.path[1:])
-        parents = sorted("/".join(parent.path[1:]) for parent in node.parent_keys)
-        seen[name] = (parents, node.partitions_def is not None, sorted(node.pools or ()))
-    assert seen == {
-        "ugc": ([], True, []),
-        "quality": (["ugc"], True, ["gpu"]),
-        "instructions": (["quality", "ugc"], True, ["gpu"]),
-        "relevance": (["instructions", "ugc"], True, ["gpu"]),
-        "responses": (["instructions", "relevance"], True, ["gpu"]),
-        "rewards": (["instructions", "responses", "ugc"], True, ["gpu"]),
-        "pairs": (["instructions", "responses", "rewards"], True, []),
-        "dataset": (["pairs"], False, []),
-        "policy/dpo": (["dataset"], False, ["gpu"]),
-        "policy/simpo": (["dataset"], False, ["gpu"]),
-        "report": (["dataset", "policy/dpo", "policy/simpo"], False, []),
-    }
+def test_every_recipe_in_use_is_a_group_and_every_asset_says_what_it_is(project: Path) -> None:
+    def groups() -> set[str]:
+        graph = definitions.of(definitions.recipes()).resolve_asset_graph()
+        nodes = [graph.get(key) for key in graph.get_all_asset_keys()]
+        assert all(node.description and node.description.endswith(".") for node in nodes)
+        return {node.group_name for node in nodes}
 
-
-def test_every_recipe_is_a_group_and_every_asset_says_what_it_is(project: Path) -> None:
-    graph = definitions.of(definitions.recipes()).resolve_asset_graph()
-    nodes = [graph.get(key) for key in graph.get_all_asset_keys()]
-    assert {node.group_name for node in nodes} == {"tiny", "small", "paper", "paper_base", "scripted"}
-    assert all(node.description and node.description.endswith(".") for node in nodes)
+    # The default and the user's own; a bundled one that nobody uses is not there, with its jobs and sensors.
+    assert groups() == {DEFAULT_RECIPE, "scripted"}
+    names = {job.name for job in definitions.defs().resolve_all_job_defs()}
+    assert not [name for name in names if name.startswith(("small", "paper"))]
+    (project / "data" / "tables" / "small" / "ugc").mkdir(parents=True)
+    (project / "recipes" / "paper.toml").write_text('extends = "paper"\n')
+    assert groups() == {DEFAULT_RECIPE, "scripted", "small", "paper"}
 
 
 def test_a_broken_recipe_is_left_out_and_the_others_load(project: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -140,21 +126,57 @@ def test_one_shard_alone_goes_through_the_same_code(project: Path, posts: Callab
     assert Workspace(data_root()).store.shards("scripted", "ugc") == ["a", "b", "c"]
 
 
-def test_one_broken_file_fails_the_command_but_holds_up_no_other_shard(
-    project: Path, posts: Callable[..., Path]
+def checked(instance: dg.DagsterInstance, stage: str, name: str) -> tuple[bool, str]:
+    """What a check said last."""
+    key = dg.AssetCheckKey(keys("scripted", stage)[0], name)
+    (record,) = instance.event_log_storage.get_asset_check_execution_history(key, limit=1)
+    assert record.event is not None
+    result = record.event.asset_check_evaluation
+    assert result is not None
+    return result.passed, result.description or ""
+
+
+def test_one_broken_file_holds_up_no_other_shard_and_is_red_in_one_place(
+    project: Path, posts: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ingest(posts("a"), posts("b"), posts("c"))
-    Path(Workspace(data_root()).source("b")).write_bytes(b"")
-    with pytest.raises(SourceError, match=r"1 of 3 shards failed.*b: .*empty"):
+    source = Path(Workspace(data_root()).source("b"))
+    whole = source.read_bytes()
+    source.write_bytes(b"")
+    honest = Quality.build
+
+    def odd(self: Quality, shard: str, inputs: Any) -> Any:
+        if shard == "c":
+            raise ZeroDivisionError("by zero")
+        return (yield from honest(self, shard, inputs))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Quality, "build", odd)
         run()
     store = Workspace(data_root()).store
     for stage in SHARDED:
-        assert store.shards("scripted", stage) == ["a", "c"]
-    assert store.shards("scripted", "dataset") == ["_all"]
+        assert store.shards("scripted", stage) == ["a", "b", "c"]
+    assert set(rows(store, "scripted", "dataset")["shard"]) == {"a"}
     with execute.instance() as instance:
-        assert instance.get_runs()[-1].status is dg.DagsterRunStatus.FAILURE
-        done = instance.get_materialized_partitions(keys("scripted", "ugc")[0])
-        assert done == {"a", "c"}  # the web UI shows what is there
+        runs_ = instance.get_runs()
+        assert [r.status for r in runs_] == [dg.DagsterRunStatus.SUCCESS] * 2  # the shards' and the data set's
+        red = {stage: words for stage in SHARDED for ok, words in [checked(instance, stage, "every_shard")] if not ok}
+        assert set(red) == {"ugc", "quality"}
+        assert red["ugc"].startswith("1 of 3 shards could not be made: b: ")
+        assert "fix: " in red["ugc"]
+        assert red["quality"].startswith("1 of 3 shards could not be made: c: ZeroDivisionError: by zero")
+        assert "empty" in metadata_of(instance, keys("scripted", "ugc")[0], "b")["failed"]
+        assert "failed" not in metadata_of(instance, keys("scripted", "quality")[0], "b")
+        assert metadata_of(instance, keys("scripted", "rewards")[0], "a")["run/shards"] == 3
+        log = "".join(entry.user_message for run_ in runs_ for entry in instance.all_logs(run_.run_id))
+        assert "in odd" in log  # the traceback
+    source.write_bytes(whole)
+    before = {stage: store.footer("scripted", stage, "a") for stage in SHARDED}
+    run()
+    assert set(rows(store, "scripted", "dataset")["shard"]) == {"a", "b", "c"}
+    assert {stage: store.footer("scripted", stage, "a") for stage in SHARDED} == before
+    with execute.instance() as instance:
+        assert checked(instance, "ugc", "every_shard") == (True, "3 shards are made")
 
 
 def test_a_write_that_fails_leaves_the_shards_before_it_on_record(
@@ -189,11 +211,15 @@ def test_tables_of_different_age_are_not_joined(project: Path, posts: Callable[.
     run(to="pairs")
 
 
-def test_calls_of_several_stretches_add_up(project: Path, posts: Callable[..., Path]) -> None:
-    ingest(posts("a"), posts("b"), posts("c"))
-    run(("a", "c"), to="quality")
+def test_figures_of_several_stretches_add_up(project: Path, posts: Callable[..., Path]) -> None:
+    ingest(posts("a"), posts("b", 5), posts("c", 6))
+    run(("a", "c"), to="quality")  # two stretches of partitions, two Dagster runs, one command
     quality = runs.last(Workspace(data_root()).calls("scripted"))["stages"]["quality"]
-    assert (quality["made"], quality["shards"]) == (16, 2)
+    assert (quality["made"], quality["shards"]) == (14, 2)
+    with execute.instance() as instance:  # the asset's page shows the latest event, which is c's
+        shown = metadata_of(instance, keys("scripted", "quality")[0])
+    assert (shown["dagster/row_count"], shown["run/rows_in"], shown["run/shards"]) == (6, 14, 2)
+    assert (shown["calls_made"], shown["run/calls_made"]) == (6, 14)
 
 
 def test_a_shard_whose_file_is_removed_leaves_the_dataset(project: Path, posts: Callable[..., Path]) -> None:
@@ -251,10 +277,8 @@ def test_the_dataset_is_of_the_shards_that_are_there(project: Path, posts: Calla
 def test_runs_of_a_killed_command_are_marked_failed(project: Path) -> None:
     with execute.instance() as instance:
         job = definitions.of(definitions.recipes()).resolve_implicit_global_asset_job_def()
-        dead = instance.create_run_for_job(
-            job, tags={execute._PROCESS_TAG: f"{execute.socket.gethostname()}:999999999"}
-        )
-        other = instance.create_run_for_job(job, tags={execute._PROCESS_TAG: "another-machine:1"})
+        dead = instance.create_run_for_job(job, tags={history.PROCESS_TAG: f"{socket.gethostname()}:999999999"})
+        other = instance.create_run_for_job(job, tags={history.PROCESS_TAG: "another-machine:1"})
         for run_ in (dead, other):
             instance.report_run_starting = None  # type: ignore[assignment]
             event = dg.DagsterEvent(event_type_value=dg.DagsterEventType.RUN_START.value, job_name=job.name)
@@ -273,3 +297,15 @@ def test_data_may_lie_on_another_file_system(
     assert not (project / "data").exists()
     assert storage.names("memory://elsewhere/pugc/tables/scripted/pairs") == ["a.parquet"]
     assert storage.exists("memory://elsewhere/pugc/datasets/scripted/train.parquet")
+
+
+def test_people_are_spared_what_dagster_says_about_itself(project: Path) -> None:
+    """Where we use what it calls beta or preview; what others use may still warn."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        definitions.defs().resolve_asset_graph()
+        ours = policy._OneWriter().expected_writer_count
+        assert [w.category for w in said if issubclass(w.category, dg.PreviewWarning | dg.BetaWarning)] == []
+        assert ours == dg.PipesTempFileMessageReader().expected_writer_count
+        dg.asset(backfill_policy=dg.BackfillPolicy.single_run())
+        assert {dg.BetaWarning, dg.PreviewWarning} <= {w.category for w in said}  # nothing is silenced elsewhere

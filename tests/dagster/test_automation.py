@@ -18,7 +18,7 @@ from pugc_core import runs
 from pugc_core.errors import EngineError
 from pugc_core.recipe import Recipe, load
 from pugc_core.workspace import Workspace
-from pugc_dagster import automation, definitions, execute
+from pugc_dagster import automation, definitions, execute, outdated
 from pugc_dagster.partitions import partitions_name, stretches
 from pugc_dagster.project import recipe_folders
 from pugc_dagster.resources import WorkspaceResource
@@ -163,14 +163,15 @@ def test_new_changed_and_broken_shards_run_down_to_pairs(inbox: Path, posts: Cal
         for name in ("a", "b"):
             (inbox / f"{name}.jsonl").write_bytes(posts(name).read_bytes())
         (inbox / "broken.parquet").write_bytes(b"PAR1 half a file")
-        assert not launch(instance, settle())  # the broken one is refused, and the run says so
+        assert launch(instance, settle())  # the broken one is empty and says why; the others go on in the same run
+        assert store.shards("scripted", "pairs") == ["a", "b", "broken"]
+        assert all(store.read("scripted", "pairs", shard).height for shard in ("a", "b"))
+        footer = store.footer("scripted", "ugc", "broken")
+        assert footer is not None
+        assert "broken.parquet" in footer.failed
         result = settle()
-        assert shards_of(result, ["a", "b", "broken"]) == [["a", "b"]]  # the others go on, it does not
-        assert launch(instance, result)
-        assert store.shards("scripted", "pairs") == ["a", "b"]
-        result = settle()
-        assert result.run_requests == []
-        assert "1 shards got no further" in str(result.skip_reason)
+        assert result.run_requests == []  # it is not tried again until its file changes
+        assert "every shard has its pairs" in str(result.skip_reason)
 
         before = {stage: store.footer("scripted", stage, "b") for stage in ("ugc", "pairs")}
         (inbox / "a.jsonl").write_bytes(posts("a", 9).read_bytes())
@@ -256,18 +257,22 @@ def test_the_check_says_what_is_out_of_date_without_a_run(inbox: Path, posts: Ca
         (inbox / f"{name}.jsonl").write_bytes(posts(name).read_bytes())
     with execute.instance() as instance:
         execute.run(instance, recipe(), execute.workspace(), to="dataset")
-        tick = Ticks(automation.up_to_date([recipe()]), instance)
+        tick = Ticks(outdated.staleness_sensor([recipe()]), instance)
         assert all(event.passed for event in tick().asset_events)  # type: ignore[union-attr]
         assert tick().asset_events == []  # nothing new to say
         file = inbox.parent.parent / "recipes" / "scripted.toml"
         (file.parent / "judge.txt").write_text("{ugc} {instruction} {response} [RESULT] 1 to 5")
         file.write_text(file.read_text() + '[rewards]\nprompt = "judge.txt"\n')
-        tick.sensor = automation.up_to_date([recipe()])
+        tick.sensor = outdated.staleness_sensor([recipe()])
         said = {event.asset_key.path[-1]: event for event in tick().asset_events}  # type: ignore[union-attr]
         assert set(said) == {"rewards", "pairs", "dataset"}
         assert not any(event.passed for event in said.values())  # type: ignore[union-attr]
         words = "2 of 2 shards out of date: the rewards prompt changed"
         assert said["rewards"].description == said["pairs"].description == words
+        shown = said["rewards"].metadata
+        assert shown["names"].value == "a, b"
+        assert shown["why"].value == ["a: the rewards prompt changed", "b: the rewards prompt changed"]
+        assert "names" not in said["dataset"].metadata
 
 
 def test_the_job_refresh_asks_the_judge_and_nobody_else(inbox: Path, posts: Callable[..., Path]) -> None:
@@ -278,9 +283,7 @@ def test_the_job_refresh_asks_the_judge_and_nobody_else(inbox: Path, posts: Call
 
     def refresh(instance: dg.DagsterInstance) -> dict[str, int]:
         defs = definitions.of(definitions.recipes())
-        job = defs.resolve_job_def("refresh")
-        config = {"ops": {"what_is_out_of_date": {"config": {"recipe": "scripted"}}}}
-        assert job.execute_in_process(instance=instance, run_config=config).success
+        assert defs.resolve_job_def("scripted_refresh").execute_in_process(instance=instance).success
         page = runs.last(execute.workspace().calls("scripted"))["stages"]
         return {stage: counts["made"] for stage, counts in page.items()}
 
@@ -389,4 +392,4 @@ def test_everything_loads_together(project: Path) -> None:
     found = definitions.defs()
     dg.Definitions.validate_loadable(found)
     names = {job.name for job in found.resolve_all_job_defs()}
-    assert {"refresh", "tiny_pairs", "tiny_train", "scripted_pairs"} <= names
+    assert {"scripted_refresh", "scripted_mark_stale", "tiny_pairs", "tiny_train", "scripted_pairs"} <= names

@@ -12,8 +12,9 @@ import dagster as dg
 import pytest
 
 from pugc_core import summary
-from pugc_core.errors import CheckFailed, PugcError
+from pugc_core.errors import CheckFailed
 from pugc_core.recipe import Recipe, load
+from pugc_core.staleness import survey
 from pugc_core.workspace import Workspace
 from pugc_dagster import definitions, execute
 from pugc_dagster.project import recipe_folders
@@ -70,7 +71,9 @@ def test_a_judge_that_cannot_be_understood_stops_the_pairs(project: Path, posts:
             assert store.shards("scripted", "pairs") == []
         found = said(instance, "rewards")
         assert not found["parse_rate"].passed
-        assert "0.0% of the answers parsed, fewer than 50%: a/" in found["parse_rate"].description
+        words = found["parse_rate"].description
+        assert words.startswith("0.0% of the answers parsed, fewer than 50%; ")
+        assert "have no valid vote in their first draws and were not asked about again: a/" in words
         assert not found["votes_complete"].passed
         assert found["counts"].passed
 
@@ -90,6 +93,40 @@ def test_a_new_judge_that_cannot_be_understood_leaves_the_old_pairs(project: Pat
         with pytest.raises(CheckFailed, match="rewards: parse_rate"):
             execute._execute(instance, recipe(), ["pairs"], {START: "a", END: "b"})
         assert {shard: store.footer("scripted", "pairs", shard) for shard in ("a", "b")} == pairs
+
+
+def test_shards_in_different_states_make_no_data_set(project: Path, posts: Callable[..., Path]) -> None:
+    """`pugc run --shard a` after the prompt was changed: the data set that is there stays, until the rest follows."""
+    store, folder = execute.workspace().store, project / "data" / "datasets" / "scripted"
+    (project / "recipes" / "judge.txt").write_text(
+        "{response} to {instruction}, given {ugc}: say what you think, then [RESULT] and 1 to 5."
+    )
+    with execute.instance() as instance:
+        ingest(instance, posts("a", 20), posts("b", 20), posts("c", 20))
+        execute.run(instance, recipe(), execute.workspace(), to="dataset")
+        before, written = store.footer("scripted", "dataset", "_all"), (folder / "train.parquet").read_bytes()
+        assert said(instance, "dataset")["one_state"].passed
+        change(project, '[rewards]\nprompt = "judge.txt"\n')
+        with pytest.raises(CheckFailed, match="the rewards prompt differs: a against b, c") as caught:
+            execute.run(instance, recipe(), execute.workspace(), ["a"], to="dataset")
+        assert "pugc refresh --recipe scripted" in str(caught.value.fix)
+        assert store.footer("scripted", "dataset", "_all") == before
+        assert (folder / "train.parquet").read_bytes() == written
+        found = said(instance, "dataset")["one_state"]
+        assert (found.passed, found.severity, found.blocking) == (False, dg.AssetCheckSeverity.ERROR, True)
+        assert "the rewards prompt differs: a against b, c" in found.description
+        assert "pugc refresh --recipe scripted" in found.description
+
+        execute.refresh(instance, recipe(), execute.workspace())
+        assert said(instance, "dataset")["one_state"].passed
+        assert store.footer("scripted", "dataset", "_all") != before
+
+        change(project, "n = 4\n[checks]\nmixed_shards = true\n")
+        execute.run(instance, recipe(), execute.workspace(), ["b"], to="dataset")
+        found = said(instance, "dataset")["one_state"]
+        assert found.passed
+        assert "the rewards number of votes differs: b against a, c" in found.description
+        assert "- the rewards number of votes differs: b against a, c" in (folder / "README.md").read_text()
 
 
 START, END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
@@ -152,10 +189,19 @@ def said_stale(project: Path) -> dict[str, Any]:
     return {stage: found.outdated(stage) for stage in found.stages if found.outdated(stage)}
 
 
-def test_a_run_for_a_recipe_that_vanished_says_so(project: Path, posts: Callable[..., Path]) -> None:
+def test_random_references_are_drawn_over_the_shards_of_the_inbox(project: Path, posts: Callable[..., Path]) -> None:
+    """A shard whose file was taken out lends none any more: those judged by its posts are made again."""
+    change(project, '[rewards]\nreference = "random"\n')
+
+    def outdated() -> dict[str, str]:
+        workspace = execute.workspace()
+        return survey(recipe(), recipe().stages(workspace.source), workspace).outdated("rewards")
+
     with execute.instance() as instance:
-        ingest(instance, posts("a"))
-        job = definitions.of(definitions.recipes()).resolve_job_def("refresh")
-        config = {"ops": {"what_is_out_of_date": {"config": {"recipe": "gone"}}}}
-        with pytest.raises(PugcError, match="no recipe 'gone'"):
-            job.execute_in_process(instance=instance, run_config=config)
+        ingest(instance, posts("a", 20), posts("b", 20))
+        execute.run(instance, recipe(), execute.workspace(), to="rewards")
+        assert outdated() == {}
+        Path(execute.workspace().source("b")).unlink()
+        assert outdated() == {"a": "posts came or went, and with them its random references"}
+        execute.run(instance, recipe(), execute.workspace(), ["a"], to="rewards")
+        assert outdated() == {}

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
 import pytest
 from click.testing import CliRunner, Result
+from sqlalchemy.exc import OperationalError
 
+from pugc_core.errors import TrainingError
+from pugc_core.models import ModelSpec
+from pugc_dagster import history
 from pugc_dagster.cli import main
+from pugc_dagster.stages.policy import start_of
 
 
 def pugc(*words: object, code: int = 0) -> Result:
@@ -72,6 +79,38 @@ def test_status_for_people(made: Path) -> None:
     text = pugc("status", "--recipe", "scripted").output
     for word in ("quality", "reasons", "made", "rewards of", "votes", "make ui", "dataset"):
         assert word in text
+
+
+def test_status_claims_nothing_for_tables_that_are_not_there(project: Path, posts: Callable[..., Path]) -> None:
+    pugc("ingest", posts("a"))
+    pugc("run", "--recipe", "scripted", "--to", "relevance")
+    output = pugc("run", "--recipe", "scripted", "--to", "relevance").output
+    assert "no model was asked in the last run" in output
+    assert "up to date" not in output
+    assert "not made yet: responses, rewards, pairs, dataset, policy/dpo, policy/simpo" in output
+    pugc("run", "--recipe", "scripted", "--to", "dataset")
+    pugc("ingest", posts("b"))
+    output = pugc("run", "--recipe", "scripted", "--to", "dataset", "--shard", "a").output
+    assert "1 shards have tables missing (b)" in output
+    assert "up to date" not in output
+
+
+def test_status_shows_what_the_calls_cost(made: Path) -> None:
+    file = made / "recipes" / "scripted.toml"
+    assert "cost" not in pugc("status", "--recipe", "scripted").output
+    file.write_text(
+        file.read_text()
+        + '[models.judge]\nid = "judge"\nengine = "scripted"\nprice = { prompt = 2.0, completion = 6.0 }\n'
+        '[roles]\nreward_judge = "judge"\n'
+    )
+    roles = json.loads(pugc("status", "--recipe", "scripted", "--json").output)["roles"]
+    judge = roles["reward_judge"]
+    assert judge["cost"] == pytest.approx((2 * judge["prompt_tokens"] + 6 * judge["completion_tokens"]) / 1e6)
+    assert judge["cost"] > 0
+    assert "cost" not in roles["instructor"]
+    output = pugc("status", "--recipe", "scripted").output
+    assert "cost" in output
+    assert "no price" in output
 
 
 def test_status_before_the_first_run(project: Path) -> None:
@@ -156,6 +195,12 @@ def test_a_scripted_policy_cannot_be_trained(made: Path) -> None:
     output = pugc("run", "--recipe", "scripted", code=1).output
     assert "no weights to train" in output
     assert "--to dataset" in output
+
+
+def test_a_policy_with_an_adapter_is_not_trained_without_it() -> None:
+    with pytest.raises(TrainingError, match="with an adapter"):
+        start_of(ModelSpec(id="org/model", adapter="/adapter"))
+    assert start_of(ModelSpec(id="org/model", revision="abc")) == "org/model@abc"
 
 
 def test_a_model_that_does_not_exist(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,3 +320,106 @@ def test_export_keeps_the_shard_and_says_what_it_cannot_write(made: Path) -> Non
     assert {json.loads(line)["shard"] for line in (made / "out.jsonl").read_text().splitlines()} == {"a", "b"}
     (made / "folder.jsonl").mkdir()
     assert "error:" in pugc("export", made / "folder.jsonl", "--recipe", "scripted", code=1).output
+
+
+def test_the_summary_comes_also_when_shards_failed(project: Path, posts: Callable[..., Path]) -> None:
+    pugc("ingest", posts("a"))
+    (project / "data" / "inbox" / "bad.parquet").write_bytes(b"PAR1 half a file")
+    ran = pugc("run", "--recipe", "scripted", "--to", "dataset", code=1)
+    assert "dataset" in ran.stdout
+    assert "1 shard has no usable ugc" in ran.stdout
+    assert "bad: " in ran.stdout
+    assert "fix: copy the file here again" in ran.stdout
+    assert "1 of 2 shards could not be made (bad)" in ran.stderr
+    status = json.loads(pugc("status", "--recipe", "scripted", "--json").stdout)
+    assert list(status["failed"]["ugc"]) == ["bad"]
+    assert status["stages"]["pairs"]["kept"] > 0
+    stale = json.loads(pugc("stale", "--recipe", "scripted", "--json").stdout)["stages"]
+    assert list(stale["ugc"]["failed"]) == ["bad"]
+    assert all(not stage["failed"] for name, stage in stale.items() if name != "ugc")
+    assert all(stage["made"] == stage["total"] for name, stage in stale.items() if "policy" not in name)
+    pugc("run", "--recipe", "scripted", "--to", "dataset", "--shard", "a")  # nothing failed that was asked for
+    pugc("refresh", "--recipe", "scripted")
+    (project / "data" / "inbox" / "a.jsonl").write_text("")
+    assert "no usable ugc" in pugc("run", "--recipe", "scripted", code=1).stdout  # and trains on nothing
+
+
+def test_a_broken_history_is_told_with_its_remedy(project: Path, posts: Callable[..., Path]) -> None:
+    pugc("ingest", posts("a"))
+    pugc("run", "--recipe", "scripted", "--to", "quality")
+    history = project / ".dagster" / "storage" / "history"
+    sound = project / "sound"
+    shutil.copytree(project / ".dagster", sound)
+
+    def emptied(path: Path) -> None:
+        path.write_bytes(b"")
+
+    def garbage(path: Path) -> None:
+        path.write_bytes(b"no database" * 900)
+
+    def half(path: Path) -> None:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+    def folder(path: Path) -> None:
+        path.unlink()
+        path.mkdir()
+
+    def file(path: Path) -> None:
+        shutil.rmtree(path)
+        path.write_text("")
+
+    cases = [
+        (garbage, history / "runs.db"),
+        (half, history / "runs.db"),
+        (folder, history / "runs.db"),
+        (garbage, history / "runs" / "index.db"),
+        (emptied, history / "runs" / "index.db"),
+        (garbage, project / ".dagster" / "storage" / "schedules" / "schedules.db"),
+        (file, project / ".dagster" / "storage"),
+        (file, project / ".dagster"),
+    ]
+    for harm, path in cases:
+        harm(path)
+        said = pugc("run", "--recipe", "scripted", "--to", "quality", code=1).output
+        assert f"Dagster's history in {project}/.dagster cannot be used" in said, (harm, path)
+        assert f"mv {project}/.dagster {project}/.dagster.broken" in said
+        (project / ".dagster").rename(project / ".dagster.broken")  # as told
+        if path == cases[-1][1]:  # and it goes on, with what there is
+            status = json.loads(pugc("run", "--recipe", "scripted", "--to", "quality", "--json").stdout)
+            assert status["roles"]["quality_judge"]["made"] == 0
+            assert status["stages"]["quality"]["kept"] > 0
+            break
+        shutil.rmtree(project / ".dagster.broken")
+        shutil.copytree(sound, project / ".dagster")
+
+
+def test_other_trouble_with_the_history_has_other_remedies(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = {
+        "attempt to write a readonly database": "chown",
+        "database is locked": "try again",
+        "database or disk is full": "free disk space",
+    }
+    for words, fix in cases.items():
+
+        def fails(found: object, words: str = words) -> None:
+            raise OperationalError("INSERT", {}, sqlite3.OperationalError(words))
+
+        monkeypatch.setattr(history, "end_dead_runs", fails)
+        said = pugc("run", "--recipe", "scripted", "--to", "ugc", code=1).output
+        assert words in said
+        assert fix in said
+
+
+def test_files_of_no_use_keep_no_other_out(project: Path, posts: Callable[..., Path]) -> None:
+    bad, twin = project / "bad.parquet", project / "a.csv"
+    bad.write_bytes(b"PAR1 half a file")
+    twin.write_text("text\nhello\n")
+    files = [posts("a"), bad, project / "nothere.jsonl", twin, posts("z")]
+    took = pugc("ingest", *files, "--replace", "--json", code=1)
+    assert list(json.loads(took.stdout)) == ["a", "z"]
+    assert sorted(p.name for p in (project / "data" / "inbox").iterdir()) == ["a.jsonl", "z.jsonl"]
+    for said in ("bad.parquet is damaged", "nothere.jsonl", "would both be shard a"):
+        assert said in took.stderr
+    assert took.stderr.count("fix: ") == 3
+    with history.opened(project) as instance:
+        assert set(instance.get_dynamic_partitions("ugc_shards")) == {"a", "z"}

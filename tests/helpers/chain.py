@@ -24,6 +24,7 @@ from pugc_core import storage
 from pugc_core.dispatch import Calls
 from pugc_core.engines.base import Engine, Request
 from pugc_core.engines.scripted import ScriptedEngine
+from pugc_core.errors import PugcError
 from pugc_core.ledger import Ledger
 from pugc_core.pipeline import Pass
 from pugc_core.recipe import Recipe
@@ -82,6 +83,8 @@ class Ran:
     """Shards whose tables were written."""
     reused: dict[str, list[str]] = field(default_factory=dict)
     """Shards whose tables were current."""
+    failed: dict[str, dict[str, PugcError]] = field(default_factory=dict)
+    """Shards that could not be made."""
 
     @property
     def requests(self) -> dict[str, list[Request]]:
@@ -161,6 +164,7 @@ class Chain:
             ledger=ledger,
             engine=lazily,
             path_of=self.workspace.source,
+            context=self.recipe.model(stage.role or "policy").context,
         )
         try:
             for shard, frame, footer, _ in work:
@@ -169,6 +173,8 @@ class Chain:
                 (ran.reused if frame is None else ran.made).setdefault(stage.name, []).append(shard)
         finally:
             ran.calls.setdefault(stage.name, Calls()).add(work.calls)
+            if work.failed:
+                ran.failed.setdefault(stage.name, {}).update(work.failed)
 
     def table(self, stage: str, shard: str) -> pl.DataFrame:
         """A stage's rows for a shard."""

@@ -1,4 +1,4 @@
-"""`dagster dev` as a person starts it: in the project's folder, with DAGSTER_HOME unset."""
+"""`dagster dev` or `pugc ui` as a person starts it: in the project's folder, with DAGSTER_HOME unset."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,15 @@ def free_port() -> int:
 
 
 @contextmanager
-def dagster_dev(project: Path, port: int = 0, stop: int = signal.SIGTERM) -> Iterator[Callable[..., dict[str, Any]]]:
+def dagster_dev(
+    project: Path, port: int = 0, stop: int = signal.SIGTERM, command: Sequence[str] = ("dagster", "dev")
+) -> Iterator[Callable[..., dict[str, Any]]]:
     """Gives a function that asks GraphQL. At the end the whole group of processes gets the signal `stop`."""
     port = port or free_port()
     env = {k: v for k, v in os.environ.items() if k not in ("DAGSTER_HOME", "PUGC_DATA", "PUGC_RECIPES")}
     log = (project / "dev.log").open("wb")
     process = subprocess.Popen(
-        [str(Path(sys.executable).with_name("dagster")), "dev", "-p", str(port)],
+        [str(Path(sys.executable).with_name(command[0])), *command[1:], "-p", str(port)],
         cwd=project,
         env=env,
         stdout=log,

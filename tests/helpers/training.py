@@ -59,21 +59,36 @@ def train(data: str, start: str, out: Path, objective: str = "dpo", config: Trai
     return train(dataset=data, start=start, objective=objective, config=config, out=str(out), report=lambda _: None)
 
 
-def trl_trainer(objective: str, config: TrainingConfig, start: str, out: Path) -> Any:
-    """The TRL trainer that our loss builds, not yet started."""
+def trl_trainer(
+    objective: str,
+    config: TrainingConfig,
+    start: str,
+    out: Path,
+    rows: list[dict[str, Any]] | None = None,
+    held_out: list[dict[str, Any]] | None = None,
+) -> Any:
+    """The TRL trainer that our loss builds for these pairs (one by default), not yet started."""
     from datasets import Dataset
 
-    from pugc_core.training.start import load_model, load_tokenizer
+    from pugc_core.training.data import fitting
+    from pugc_core.training.start import load_model, load_tokenizer, stops
+    from pugc_core.training.tokens import Pair, end_of_turn
     from pugc_core.training.trainer import _arguments, _prepare_libraries
 
     _prepare_libraries()
+    tokenizer = load_tokenizer(start)
+    end = end_of_turn(tokenizer, stops(start, tokenizer))
+    splits = [
+        fitting([Pair(**row) for row in rows], tokenizer, config.max_length, end).kept
+        for rows in (rows or pairs(1), held_out or [])
+    ]
     return config.loss(objective).trainer(
         Setup(
             arguments=_arguments(config, out, 1, device="cpu", precision="fp32"),
             model=load_model(start).float(),
-            tokenizer=load_tokenizer(start),
-            train=Dataset.from_list(pairs(1)),
-            test=None,
+            tokenizer=tokenizer,
+            train=Dataset.from_list(splits[0]),
+            test=Dataset.from_list(splits[1]) if splits[1] else None,
             callbacks=[],
         )
     )

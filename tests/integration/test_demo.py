@@ -20,6 +20,7 @@ from pugc_core.engines.base import Request, Sampling
 from pugc_core.models import ModelSpec
 from pugc_core.prompts.base import Message
 from pugc_core.training.config import TrainingConfig
+from pugc_dagster import reports
 
 STAGES = ["ugc", "quality", "instructions", "relevance", "responses", "rewards", "pairs", "dataset"]
 
@@ -137,11 +138,15 @@ def test_the_dataset_and_the_report_are_for_others_to_read(demo: tuple[Path, str
         load_dataset(str(folder), view, cache_dir=str(root / "cache")) for view in ("unpaired", "reward")
     )
     assert unpaired["train"].num_rows == 2 * loaded["train"].num_rows
-    assert whole["train"].column_names == ["pair_id", "ugc_id", "margin", "chosen", "rejected"]
+    assert whole["train"].column_names == [
+        *("pair_id", "ugc_id", "margin"),
+        *("source", "author", "url", "license"),
+        *("chosen", "rejected"),
+    ]
     row = pl.read_parquet(folder / "train.parquet").row(0, named=True)
     assert row["chosen"][0]["role"] == "assistant"
     assert row["chosen"] != row["rejected"]
     report = (root / "data" / "reports" / "tiny.html").read_text()
     assert "From posts to pairs" in report
-    assert "src=" not in report  # no external requests
+    assert reports.outside(report) == []
     assert "Policy dpo" in report

@@ -11,6 +11,7 @@ import pytest
 from helpers.training import ROOT
 
 from pugc_core.errors import RecipeError, TrainingError
+from pugc_core.recipe import load
 from pugc_core.training.config import Launch, Lora, TrainingConfig
 from pugc_core.training.losses.simpo import Simpo
 from pugc_core.training.output import staging
@@ -60,6 +61,39 @@ def test_lora_is_refused_where_it_could_not_be_merged() -> None:
     with pytest.raises(RecipeError, match="cannot be merged") as caught:
         TrainingConfig(lora=Lora(), launch=Launch(config="zero3"))
     assert '"fsdp"' in str(caught.value.fix)
+
+
+def test_zero3_is_refused_in_fp32() -> None:
+    with pytest.raises(RecipeError, match=r"precision fp32 contradicts training\.launch\.config zero3") as caught:
+        TrainingConfig(precision="fp32", launch=Launch(config="zero3"))
+    assert 'precision = "bf16"' in str(caught.value.fix)
+
+
+def test_a_machine_without_bf16_does_not_fall_back_under_zero3(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from pugc_core.training.trainer import _arithmetic
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(RecipeError, match="zero3 trains in bf16"):
+        _arithmetic(TrainingConfig(launch=Launch(config="zero3")))
+
+
+def test_lora_has_learning_rates_of_its_own() -> None:
+    """5e-7 for all weights is 5e-6 for LoRA, the alignment handbook's two recipes for DPO."""
+    assert TrainingConfig().as_trained("dpo").learning_rate == 5e-7
+    assert TrainingConfig(lora=Lora()).as_trained("dpo").learning_rate == pytest.approx(5e-6)
+    assert TrainingConfig(lora=Lora(learning_rate_factor=2)).as_trained("simpo").learning_rate == pytest.approx(6e-7)
+
+
+def test_paper_names_the_six_objectives_that_the_paper_compares() -> None:
+    paper, base = load("paper").training, load("paper-base").training
+    assert paper.objectives == base.objectives == ("dpo", "simpo", "orpo", "kto", "cpo", "rdpo")
+    for objective in paper.objectives:
+        same = paper.loss(objective) == base.loss(objective)
+        assert same is (objective != "simpo")  # of which alone both settings are known
+    assert (paper.orpo.learning_rate, paper.orpo.beta) == (5e-6, 0.05)
+    assert (paper.kto.learning_rate, paper.kto.beta, paper.kto.good, paper.kto.bad) == (5e-7, 0.01, 1, 1)
 
 
 def test_knobs_hold_what_shapes_this_objective_only() -> None:

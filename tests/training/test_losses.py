@@ -151,14 +151,12 @@ def test_kto_on_fixed_log_probabilities(start: str, tmp_path: Path) -> None:
 
 
 def test_kto_takes_answers_one_by_one(start: str, tmp_path: Path) -> None:
-    from datasets import Dataset
-
-    from pugc_core.training.losses.kto import unpaired
-
-    rows = list(unpaired(Dataset.from_list(pairs(3)), 42))
+    trainer = trl_trainer("kto", TrainingConfig(), start, tmp_path, pairs(3))
+    rows = list(trainer.train_dataset)
     assert sorted(row["label"] for row in rows) == [False] * 3 + [True] * 3
-    assert {row["completion"][0]["content"] for row in rows if row["label"]} == {"Warm water, slowly."}
-    assert trl_trainer("kto", TrainingConfig(), start, tmp_path).args.per_device_train_batch_size == 16
+    words = {trainer.processing_class.decode(row["completion_ids"]) for row in rows if row["label"]}
+    assert words == {"Warm water, slowly.</s>"}
+    assert trainer.args.per_device_train_batch_size == 16
 
 
 @pytest.mark.parametrize("objective", ["dpo", "lddpo"])

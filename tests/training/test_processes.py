@@ -44,8 +44,9 @@ def test_launch_configurations_that_do_not_serve_are_refused() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("objective", ["dpo", "simpo"])
 def test_two_processes_train_as_one(objective: str, start: str, tmp_path: Path) -> None:
-    """The same pairs in the same steps, so the same curve up to rounding: gradients are summed in another order."""
-    data = dataset(tmp_path / "data", pairs(8), pairs(2))
+    """The same pairs in the same steps, so the same curve up to rounding: gradients are summed in another order. The
+    last of three held-out pairs has no partner in the other process, and still counts once."""
+    data = dataset(tmp_path / "data", pairs(8), [*pairs(2), *pairs(1, answer="Warm.")])
     made = {}
     for processes in (1, 2):
         config = SMALL.model_copy(update={"launch": Launch(processes=processes)})
@@ -57,6 +58,9 @@ def test_two_processes_train_as_one(objective: str, start: str, tmp_path: Path) 
     assert (one.devices, two.devices, one.steps, two.steps) == (1, 2, 6, 6)
     assert [p["loss"] for p in two.curve] == pytest.approx([p["loss"] for p in one.curve], rel=1e-3)
     assert [p["margin"] for p in two.curve] == pytest.approx([p["margin"] for p in one.curve], rel=1e-2, abs=1e-3)
+    assert {figure.n for figure in two.held_out.values()} == {3}
+    for name, figure in one.held_out.items():
+        assert two.held_out[name].value == pytest.approx(figure.value, rel=1e-2, abs=1e-3)
 
 
 def test_a_batch_that_the_processes_do_not_divide_is_refused(start: str, tmp_path: Path) -> None:
@@ -78,7 +82,9 @@ def test_lora_trains_little_and_is_merged(objective: str, start: str, tmp_path: 
     from safetensors import safe_open
 
     config = SMALL.model_copy(update={"lora": Lora(rank=4)})
-    summary = train(dataset(tmp_path / "data", pairs(9)), start, tmp_path / "policy", objective, config)
+    summary = train(dataset(tmp_path / "data", pairs(9), pairs(2)), start, tmp_path / "policy", objective, config)
+    assert summary.curve[0]["learning_rate"] == pytest.approx(10 * 5e-3)
+    assert summary.held_out["margin"].low > 0  # against the start without its matrices, or it would be 0
     assert summary.final["margin"] > summary.curve[0]["margin"]
     with (
         safe_open(tmp_path / "policy" / "model.safetensors", "pt") as saved,

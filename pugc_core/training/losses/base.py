@@ -22,7 +22,7 @@ class Setup:
     model: Any
     tokenizer: Any
     train: Any
-    """datasets.Dataset with the columns prompt, chosen and rejected, every pair of which fits whole."""
+    """datasets.Dataset with the columns prompt_ids, chosen_ids and rejected_ids, every pair of which fits whole."""
     test: Any | None
     callbacks: Sequence[Any]
     references: Path | None = None
@@ -56,5 +56,5 @@ class Loss(Config):
 
     @abstractmethod
     def trainer(self, setup: Setup) -> Any:
-        """A transformers.Trainer, ready to train. It logs rewards/margins, and rewards/accuracies where that has a
+        """A pairwise.Pairwise trainer, ready to train. It logs rewards/margins, and rewards/accuracies where that has a
         meaning, and has the learning rate of this loss."""

@@ -15,7 +15,8 @@ class Cpo(Loss):
         loss = -log sigmoid(beta * [log p(w) - log p(l)]) - alpha * mean log p(w)
 
     p is the policy, w and l the chosen and the rejected answer; log p sums over the answer's tokens, and the mean is
-    per token of the answers in a batch. The logged reward of an answer is beta * log p.
+    over them. (TRL takes that mean over all chosen answers in memory together.) The logged reward of an answer is
+    beta * log p.
     Defaults: learning_rate 1e-6, beta 0.1, alpha 1.0 (TRL's). The paper states no training numbers.
     """
 
@@ -33,9 +34,11 @@ class Cpo(Loss):
 
 def cpo_trainer(setup: Setup, loss: Loss, **options: Any) -> Any:
     """TRL's CPO trainer, which SimPO is a setting of."""
-    from trl.experimental.cpo import CPOConfig, CPOTrainer
+    from trl.experimental.cpo import CPOConfig
 
-    return CPOTrainer(
+    from pugc_core.training.unreferenced import CpoTrainer, given
+
+    return CpoTrainer(
         args=CPOConfig(
             beta=loss.beta,
             learning_rate=loss.learning_rate,
@@ -43,5 +46,5 @@ def cpo_trainer(setup: Setup, loss: Loss, **options: Any) -> Any:
             **options,
             **setup.arguments,
         ),
-        **setup.given,
+        **given(setup),
     )

@@ -18,8 +18,9 @@ class Kto(Loss):
 
     p is the policy, q the frozen start model, w and l a chosen and a rejected answer, each a row of its own: a pair
     gives two, in an order drawn from the seed. z estimates how far the policy has moved, from the answers of the same
-    batch shifted by one. The logged margin is the difference of the mean rewards in a batch; with no pairs there is no
-    accuracy.
+    batch shifted by one, `device_batch_size` pairs on each device. The logged margin is the difference of the mean
+    rewards; with no pairs in training there is no accuracy. Held-out answers are measured in pairs again, with one z
+    for all of them.
     Defaults: learning_rate 5e-7, beta 0.01 (our DPO's), weights 1. The paper states no training numbers.
     """
 
@@ -34,33 +35,6 @@ class Kto(Loss):
     """Weight of the rejected answers."""
 
     def trainer(self, setup: Setup) -> Any:
-        import copy
+        from pugc_core.training.unpaired import trainer
 
-        from trl import KTOConfig, KTOTrainer
-
-        arguments = dict(setup.arguments)
-        for name in ("per_device_train_batch_size", "per_device_eval_batch_size"):
-            arguments[name] *= 2  # a pair is two rows, so the same pairs are in a step as with the other losses
-        rows = {
-            "train_dataset": unpaired(setup.train, arguments["seed"]),
-            "eval_dataset": unpaired(setup.test, arguments["seed"]) if setup.test else None,
-        }
-        return KTOTrainer(
-            ref_model=None if setup.adapter else copy.deepcopy(setup.model),
-            args=KTOConfig(
-                beta=self.beta,
-                learning_rate=self.learning_rate,
-                desirable_weight=self.good,
-                undesirable_weight=self.bad,
-                train_sampling_strategy="sequential",  # TRL estimates z within the batches as they lie
-                **arguments,
-            ),
-            **{**setup.given, **rows},
-        )
-
-
-def unpaired(pairs: Any, seed: int) -> Any:
-    """Rows prompt, completion and label (True for the chosen answer), in random order."""
-    from trl import unpair_preference_dataset
-
-    return unpair_preference_dataset(pairs).shuffle(seed=seed)
+        return trainer(setup, self)

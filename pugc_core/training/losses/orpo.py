@@ -15,8 +15,8 @@ class Orpo(Loss):
         loss = -mean log p(w) - beta * log sigmoid(log odds(w) - log odds(l))
         odds(y) = P / (1 - P),  log P = mean log p(y)
 
-    p is the policy, w and l the chosen and the rejected answer; means are over the answer's tokens, but TRL takes that
-    of the first term over the prompt's tokens too. There is no reference model: the first term holds the policy in
+    p is the policy, w and l the chosen and the rejected answer; means are over the answer's tokens, but that of the
+    first term, as in TRL, over the prompt's tokens too. There is no reference model: the first term holds the policy in
     place. The logged reward of an answer is beta * mean log p.
     Defaults: learning_rate 5e-6, beta 0.05 (the alignment handbook's Mixtral-8x22B ORPO). The paper states no training
     numbers.
@@ -29,11 +29,13 @@ class Orpo(Loss):
     """Weight of the odds ratio against the likelihood."""
 
     def trainer(self, setup: Setup) -> Any:
-        from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+        from trl.experimental.orpo import ORPOConfig
 
-        return ORPOTrainer(
+        from pugc_core.training.unreferenced import OrpoTrainer, given
+
+        return OrpoTrainer(
             args=ORPOConfig(
                 beta=self.beta, learning_rate=self.learning_rate, remove_unused_columns=False, **setup.arguments
             ),
-            **setup.given,
+            **given(setup),
         )

@@ -19,8 +19,7 @@ class Simpo(Loss):
     Defaults: learning_rate 3e-7, beta 2.0, gamma/beta 0.8 (SimPO's Mistral-Base). The paper states no training
     numbers.
 
-    TRL computes it in its CPO trainer, which adds a likelihood term unless `cpo_alpha` is 0, and which ends every
-    answer on the end-of-text token, where the chat template does not.
+    TRL computes it in its CPO trainer, which adds a likelihood term unless `cpo_alpha` is 0.
     """
 
     title: ClassVar[str] = "SimPO"

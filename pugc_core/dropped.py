@@ -1,0 +1,80 @@
+"""What a recipe's stages left out, row by row with reason and text: for reading, so a sample where there is much."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from pugc_core.errors import StorageError
+from pugc_core.records import TABLES
+from pugc_core.stages.dataset import ALL
+from pugc_core.tables import Store
+
+
+class _Shown(NamedTuple):
+    """Where the text of a stage's dropped rows stands: in its own table, or in another's under the same id."""
+
+    text: str
+    table: str | None = None
+    by: str | None = None
+    note: str | None = None
+    """A column of its own that says more."""
+
+
+_SHOWN = {
+    "ugc": _Shown("text", note="detail"),
+    "quality": _Shown("text", "ugc", "ugc_id", note="reasoning"),
+    "instructions": _Shown("instruction"),
+    "relevance": _Shown("instruction", "instructions", "instruction_id"),
+    "responses": _Shown("text"),
+    "rewards": _Shown("text", "responses", "response_id"),
+    "pairs": _Shown("instruction", note="chosen"),
+    "dataset": _Shown("prompt", note=None),
+}
+
+
+def sample(store: Store, recipe: str, shards: Iterable[str], each: int) -> list[dict[str, Any]]:
+    """Dropped rows as stage, shard, reason, id, text and note; up to `each` of every stage and reason, and so every
+    reason that occurs. Tables are read only as far as that needs."""
+    wanted = set(shards)
+    found: list[dict[str, Any]] = []
+    for stage in TABLES:
+        taken: Counter[str] = Counter()
+        for shard, footer in store.footers(recipe, stage).items():
+            there = shard in wanted or shard == ALL
+            if there and any(taken[reason] < each for reason, count in footer.dropped.items() if count):
+                for row in _rows(store, recipe, stage, shard):
+                    taken[row["reason"]] += 1
+                    if taken[row["reason"]] <= each:
+                        found.append(row)
+    return found
+
+
+def _rows(store: Store, recipe: str, stage: str, shard: str) -> list[dict[str, Any]]:
+    shown = _SHOWN[stage]
+    try:
+        frame = store.read(recipe, stage, shard).filter(~pl.col("keep"))
+        if shown.table and shown.by:
+            texts = store.read(recipe, shown.table, shard).select(shown.by, shown.text)
+            frame = frame.join(texts.unique(shown.by, keep="first"), on=shown.by, how="left", maintain_order="left")
+    except StorageError:
+        return []  # changed under our hands, or of a shard that is gone
+    return [
+        {
+            "stage": stage,
+            "shard": row.get("shard") or shard,
+            "reason": row["drop_reason"],
+            "id": row[TABLES[stage].key],
+            "text": _text(row[shown.text]),
+            "note": _text(row[shown.note]) if shown.note else "",
+        }
+        for row in frame.iter_rows(named=True)
+    ]
+
+
+def _text(value: Any) -> str:
+    """A text, or of a conversation its last turn."""
+    return str(value[-1]["content"]) if isinstance(value, list) and value else str(value or "")

@@ -1,0 +1,110 @@
+"""The same question to the start model and to what was trained from it.
+
+Nothing is stored in the ledger: an answer here is for a look. Its seed comes from the conversation, the sampling and
+the weights, so the same question gets the same answer again for as long as the policy is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pugc_core.engines import EngineHost
+from pugc_core.engines.base import Generation, Refusal, Request
+from pugc_core.errors import EngineError, RecipeError, TrainingError
+from pugc_core.models import ModelSpec
+from pugc_core.prompts.base import Message, neutralise
+from pugc_core.prompts.responses import parse
+from pugc_core.recipe import Recipe
+from pugc_core.stages.base import Stage
+from pugc_core.stages.responses import Responses
+from pugc_core.training import lineage
+from pugc_core.workspace import Workspace
+
+START = "start"
+"""The name of the model that training starts from."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of those that are asked."""
+
+    name: str
+    model: ModelSpec
+
+
+def sides(recipe: Recipe, workspace: Workspace, names: Sequence[str] = ()) -> list[Side]:
+    """The policies of these names (`start`, or an objective); the start and all that are trained, when empty.
+
+    Raises RecipeError for a name that the recipe does not have, TrainingError for a policy that is not trained yet.
+    """
+    known = (START, *recipe.training.objectives)
+    if unknown := [name for name in names if name not in known]:
+        raise RecipeError(
+            f"recipe {recipe.name} has no policy {', '.join(unknown)}", fix=f"name one of {', '.join(known)}"
+        )
+    trained = [name for name in known[1:] if lineage.recorded(workspace.policy(recipe.name, name)) is not None]
+    wanted = list(dict.fromkeys(names)) or [START, *trained]
+    for name in wanted:
+        if name != START and name not in trained:
+            raise TrainingError(
+                f"policy {name} of recipe {recipe.name} is not trained yet", fix=f"pugc run --recipe {recipe.name}"
+            )
+    start = recipe.model("policy")
+    return [
+        Side(name, start if name == START else _trained(start, workspace.policy(recipe.name, name))) for name in wanted
+    ]
+
+
+def _trained(start: ModelSpec, folder: str) -> ModelSpec:
+    """A policy's folder, run as its start is; on this machine, where the start is on a server."""
+    local = start.model_copy(update={"id": str(Path(folder).absolute()), "revision": None, "base_urls": ()})
+    return local.model_copy(update={"engine": "auto", "options": {}}) if start.engine == "endpoint" else local
+
+
+class Talk:
+    """Conversations with several policies, each with its own answers in its memory.
+
+    One engine at a time, so that two models need the room of one; the policy that was asked last is asked first.
+    """
+
+    def __init__(self, recipe: Recipe, stages: Mapping[str, Stage], sides: Sequence[Side], host: EngineHost) -> None:
+        stage = stages["responses"]
+        assert isinstance(stage, Responses)
+        self._prompt, self._sampling = stage.prompt, recipe.responses.sampling
+        self._sides, self._host = list(sides), host
+        self._order = list(sides)
+        self._said: dict[str, tuple[Message, ...]] = {side.name: () for side in sides}
+
+    def ask(self, text: str, draws: int = 1) -> dict[str, list[Generation]]:
+        """The answers of each side, by name. The first is what the side remembers to have said.
+
+        Raises EngineError when a model cannot be asked or the conversation has become too long for it.
+        """
+        rendered = self._prompt.render({"instruction": text})
+        answers: dict[str, list[Generation]] = {}
+        said: dict[str, tuple[Message, ...]] = {}
+        for side in self._order:
+            before = self._said[side.name]
+            messages = (*before, *(rendered[-1:] if before else rendered))
+            answers[side.name] = self._answers(side, messages, draws)
+            said[side.name] = (*messages, Message("assistant", neutralise(parse(answers[side.name][0].text))))
+        self._said = said  # of all sides or, where one could not be asked, of none
+        self._order.reverse()
+        return {side.name: answers[side.name] for side in self._sides}
+
+    def _answers(self, side: Side, messages: tuple[Message, ...], draws: int) -> list[Generation]:
+        # Servers refuse n > 1 for greedy answers, which would all be the same.
+        wanted = tuple(range(draws if self._sampling.temperature else 1))
+        request = Request(side.model.identity, messages, self._sampling, wanted)
+        given: dict[bytes, Generation] = {}
+        refused = None
+        for answer in self._host.engine(side.model).generate([request]):
+            if isinstance(answer, Refusal):
+                refused = answer.reason
+            elif answer is not None:
+                given[answer.key] = answer
+        if refused:
+            raise EngineError(f"{side.name} cannot take this in: {refused}", fix="ask less, or begin anew")
+        return [given[request.key(draw)] for draw in wanted]

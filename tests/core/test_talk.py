@@ -1,0 +1,129 @@
+"""Start and trained side by side: who is asked, what each remembers, what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pugc_core.engines import EngineHost
+from pugc_core.engines.base import Engine
+from pugc_core.engines.scripted import ScriptedEngine
+from pugc_core.errors import EngineError, RecipeError, TrainingError
+from pugc_core.models import ModelSpec
+from pugc_core.recipe import Recipe, load
+from pugc_core.talk import Side, Talk, sides
+from pugc_core.training import lineage
+from pugc_core.workspace import Workspace
+
+
+def make(tmp_path: Path, extra: str = "") -> tuple[Recipe, Workspace]:
+    path = tmp_path / "mine.toml"
+    path.write_text(f'extends = "tiny"\n{extra}')
+    return load(str(path)), Workspace(str(tmp_path / "data"))
+
+
+def train(recipe: Recipe, workspace: Workspace, objective: str) -> str:
+    folder = workspace.policy(recipe.name, objective)
+    lineage.record(folder, {}, {})
+    return folder
+
+
+def test_the_start_and_what_is_trained_are_asked(tmp_path: Path) -> None:
+    recipe, workspace = make(tmp_path)
+    assert [side.name for side in sides(recipe, workspace)] == ["start"]
+    folder = train(recipe, workspace, "simpo")
+    assert [side.name for side in sides(recipe, workspace)] == ["start", "simpo"]
+    start, trained = sides(recipe, workspace, ["start", "simpo", "start"])
+    assert start.model == recipe.model("policy")
+    assert trained.model == start.model.model_copy(update={"id": folder})
+    with pytest.raises(TrainingError, match="policy dpo of recipe mine is not trained yet"):
+        sides(recipe, workspace, ["dpo"])
+    with pytest.raises(RecipeError, match="no policy kto") as err:
+        sides(recipe, workspace, ["kto"])
+    assert "start, dpo, simpo" in str(err.value.fix)
+
+
+def test_what_was_trained_runs_here_where_its_start_is_on_a_server(tmp_path: Path) -> None:
+    recipe, workspace = make(
+        tmp_path,
+        '[models.far]\nid = "org/far"\nrevision = "abc"\nengine = "endpoint"\nbase_urls = ["http://far/v1"]\n'
+        'options = { max_retries = 1 }\n[roles]\npolicy = "far"\n',
+    )
+    train(recipe, workspace, "dpo")
+    start, trained = (side.model for side in sides(recipe, workspace))
+    assert start.base_urls == ("http://far/v1",)
+    assert (trained.engine, trained.base_urls, trained.revision, trained.options) == ("auto", (), None, {})
+
+
+class Hosts(EngineHost):
+    """Engines by model, and which were opened in what order."""
+
+    def __init__(self, **engines: Engine) -> None:
+        super().__init__()
+        self.engines, self.opened = engines, list[str]()
+
+    def engine(self, spec: ModelSpec) -> Engine:
+        if self.opened[-1:] != [spec.id]:
+            self.opened.append(spec.id)
+        return self.engines[spec.id]
+
+
+def talk(tmp_path: Path, hosts: Hosts, toml: str = "") -> Talk:
+    recipe, workspace = make(tmp_path, toml)
+    models = {name: ModelSpec(id=name, engine="scripted") for name in hosts.engines}
+    return Talk(recipe, recipe.stages(workspace.source), [Side(n, m) for n, m in models.items()], hosts)
+
+
+def test_each_side_remembers_what_it_said_itself(tmp_path: Path) -> None:
+    def says(name: str) -> ScriptedEngine:
+        return ScriptedEngine(lambda request, draw: f" {name} {len(request.messages)} </s> {draw} ")
+
+    hosts = Hosts(a=says("a"), b=says("b"))
+    both = talk(tmp_path, hosts)
+    assert {name: [g.text for g in given] for name, given in both.ask("one", 2).items()} == {
+        "a": [" a 1 </s> 0 ", " a 1 </s> 1 "],
+        "b": [" b 1 </s> 0 ", " b 1 </s> 1 "],
+    }
+    assert list(both.ask("two")) == ["a", "b"]
+    for name in ("a", "b"):
+        engine: Any = hosts.engines[name]
+        # What a model said is no control string in its next prompt.
+        assert [tuple(m) for m in engine.requests[-1].messages] == [
+            ("user", "one"),
+            ("assistant", f"{name} 1 < /s> 0"),
+            ("user", "two"),
+        ]
+    assert hosts.opened == ["a", "b", "a"], "the model that is there is asked first"
+
+
+def test_a_side_that_cannot_be_asked_leaves_no_half_a_turn(tmp_path: Path) -> None:
+    class Full(ScriptedEngine):
+        refuse = False
+
+        def generate(self, requests: Any) -> Any:
+            from pugc_core.engines.base import Refusal
+
+            if self.refuse:
+                return iter([Refusal(next(iter(requests)), "prompt_too_long")])
+            return super().generate(requests)
+
+    full = Full()
+    hosts = Hosts(a=ScriptedEngine(), b=full)
+    both = talk(tmp_path, hosts)
+    both.ask("one")
+    full.refuse = True
+    with pytest.raises(EngineError, match="b cannot take this in: prompt_too_long"):
+        both.ask("two")
+    full.refuse = False
+    both.ask("three")
+    for engine in hosts.engines.values():
+        asked: Any = engine
+        assert [m.content for m in asked.requests[-1].messages if m.role == "user"] == ["one", "three"]
+
+
+def test_greedy_answers_are_asked_for_once(tmp_path: Path) -> None:
+    hosts = Hosts(a=ScriptedEngine())
+    greedy = "[responses.sampling]\ntemperature = 0.0\n"
+    assert len(talk(tmp_path, hosts, greedy).ask("one", 4)["a"]) == 1

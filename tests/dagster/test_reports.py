@@ -1,0 +1,84 @@
+"""The report's page: what is in it, and that nothing else can get in."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pugc_core.recipe import load
+from pugc_dagster import execute, reports
+from pugc_dagster.project import recipe_folders
+
+
+@pytest.fixture
+def written(project: Path, posts: Callable[..., Path]) -> Callable[[], str]:
+    """Writes the report of a scripted run and returns the page."""
+    recipe = load("scripted", recipe_folders())
+    with execute.instance() as instance:
+        workspace = execute.workspace()
+        execute.ingest(instance, workspace, [str(posts("knives", 10))])
+        execute.run(instance, recipe, workspace, to="dataset")
+    return lambda: Path(reports.write(recipe, workspace)).read_text(encoding="utf-8")
+
+
+def data(page: str) -> dict[str, Any]:
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    assert found
+    loaded: dict[str, Any] = json.loads(found.group(1))
+    return loaded
+
+
+def test_the_page_and_its_policy(written: Callable[[], str], project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = written()
+    assert reports.outside(page) == []
+    pairs, lost = data(page)["pairs"], data(page)["dropped"]
+    assert pairs[0]["margin"] == max(pair["margin"] for pair in pairs)
+    assert {pair["shard"] for pair in pairs} == {"knives"}
+    assert {row["stage"] for row in lost} >= {"quality"}
+    assert all(row["text"] and row["reason"] for row in lost if row["stage"] == "quality")
+    assert "% of the responses were cut off" in page
+    assert "before and after" not in page
+    # Only the scripts that ship run in it, and it may load nothing.
+    policy = re.search(r'Content-Security-Policy" content="([^"]+)"', page)
+    assert policy
+    assert policy.group(1).startswith("default-src 'none'; ")
+    hashes = [
+        "'sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() + "'"
+        for script in re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    ]
+    assert len(hashes) == 3
+    assert policy.group(1).split("script-src ")[1].split() == hashes
+    # Hostile text, an origin, a response that was cut off, and samples.
+    sly = "</script><script>alert(1)</script><!-- &amp;"
+    real = reports._row
+    besides = {"license": "CC BY 4.0", "url": "javascript:alert(1)", "chosen_cut_off": True}
+    monkeypatch.setattr(reports, "_row", lambda pair, known: {**real({**pair, **besides}, known), "question": sly})
+    folder = project / "data" / "policies" / "scripted" / "dpo"
+    folder.mkdir(parents=True)
+    (folder / "samples.json").write_text(json.dumps({"samples": [{"question": sly, "start": "A", "trained": sly}]}))
+    page = written()
+    first = data(page)["pairs"][0]
+    assert (first["question"], first["license"], first["chosen_cut_off"]) == (sly, "CC BY 4.0", True)
+    assert "before and after" in page
+    assert sly not in page
+    assert len(re.findall(r"<script", reports._stripped(page))) == 1
+
+
+def test_what_is_kept_of_others_has_its_licence() -> None:
+    folder = Path(reports.__file__).parent / "templates" / "vendor"
+    for name in ("tabulator", "diff"):
+        assert (
+            "Permission is hereby granted" in (folder / f"{name}.LICENSE").read_text()
+            or "Redistribution" in (folder / f"{name}.LICENSE").read_text()
+        )
+        text = (folder / f"{name}.min.js").read_text(encoding="utf-8")
+        # What would end the script element, or change the text that its hash is of.
+        assert not re.search(r"</script|<!--|\r", text)
+        assert f"{name} " in (folder / "README.md").read_text()
