@@ -79,7 +79,7 @@ def take(
             names = ", ".join(sorted(gone)[:5]) + (f" and {len(gone) - 5} more" if len(gone) > 5 else "")
             problem = f"{path}: its posts are there already, as shard {names}; they would come twice"
             raise SourceError(problem, fix="leave it out, or take it in their place: pugc ingest --replace")
-        if rows and replace:  # a longer file of before has parts that the new one has not
+        if rows and replace and f"{stem}-0000" in known:  # a longer file of before had more parts
             parts = (f"{stem}-{number:04d}" for number in itertools.count(count))
             gone |= set(itertools.takewhile(known.__contains__, parts)) - taken.keys()
     for path in files:

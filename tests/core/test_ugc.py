@@ -291,7 +291,6 @@ def test_normalise_settles_at_once(text: str) -> None:
 
 
 def test_normalising_takes_time_in_proportion() -> None:
-    # Sorting 600,000 marks on one letter takes minutes, in runs of thirty a second.
     for run in (
         " ",
         "\n",
@@ -303,7 +302,7 @@ def test_normalising_takes_time_in_proportion() -> None:
         "\u200d\u0301\u200d\u0316",
         "\U0001d165\U0001d16d",
     ):
-        text = normalise("a" + run * 300_000 + "é")
+        text = normalise("a" + run * 100_000 + "é")
         assert text.endswith("é")
         assert normalise(text) == text
 
