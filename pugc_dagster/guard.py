@@ -37,7 +37,7 @@ LOGIN = "/pugc/login"
 _COOKIE = "pugc_ui"
 _SHORTEST = 16
 """Characters of a token; what is shorter can be guessed by trying."""
-_MAKE = 'python -c "import secrets; print(secrets.token_urlsafe())" makes one'
+_MAKE = "openssl rand -hex 24 makes one"
 _PAGE = """<!doctype html><meta charset="utf-8"><title>PUGC</title>
 <style>body { font: 16px system-ui, sans-serif; margin: 20vh auto; max-width: 24rem } input { font: inherit }</style>
 <form method="post" action="%s"><p>%s</p>

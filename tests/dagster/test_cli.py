@@ -29,11 +29,14 @@ def pugc(*words: object, code: int = 0) -> Result:
 
 
 @pytest.fixture
-def made(project: Path, posts: Callable[..., Path]) -> Path:
+def made(begun: Callable[..., Path], posts: Callable[..., Path]) -> Path:
     """A project with two shards, run to the dataset."""
-    pugc("ingest", posts("a"), posts("b"))
-    pugc("run", "--recipe", "scripted", "--to", "dataset")
-    return project
+
+    def make() -> None:
+        pugc("ingest", posts("a"), posts("b"))
+        pugc("run", "--recipe", "scripted", "--to", "dataset")
+
+    return begun("two shards", make)
 
 
 def test_status_counts_every_row_and_every_call(made: Path) -> None:

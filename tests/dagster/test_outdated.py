@@ -41,15 +41,19 @@ def failed(instance: dg.DagsterInstance, stage: str) -> set[str]:
 
 
 @pytest.fixture
-def stale(project: Path, posts: Callable[..., Path]) -> Path:
+def stale(project: Path, begun: Callable[..., Path], posts: Callable[..., Path]) -> Path:
     """Three shards up to the data set; of two of them the rewards are then out of date."""
-    with execute.instance() as instance:
-        execute.ingest(instance, execute.workspace(), [str(posts(name)) for name in ("a", "b", "c")])
-        execute.run(instance, recipe(), execute.workspace(), to="dataset")
-        (project / "recipes" / "judge.txt").write_text("{ugc} {instruction} {response} [RESULT] 1 to 5")
-        file = project / "recipes" / "scripted.toml"
-        file.write_text(file.read_text() + '[rewards]\nprompt = "judge.txt"\n')
-        execute.run(instance, recipe(), execute.workspace(), ["b"], to="pairs")
+
+    def make() -> None:
+        with execute.instance() as instance:
+            execute.ingest(instance, execute.workspace(), [str(posts(name)) for name in ("a", "b", "c")])
+            execute.run(instance, recipe(), execute.workspace(), to="dataset")
+            (project / "recipes" / "judge.txt").write_text("{ugc} {instruction} {response} [RESULT] 1 to 5")
+            file = project / "recipes" / "scripted.toml"
+            file.write_text(file.read_text() + '[rewards]\nprompt = "judge.txt"\n')
+            execute.run(instance, recipe(), execute.workspace(), ["b"], to="pairs")
+
+    begun("two of three out of date", make)
     assert outdated() == {"rewards": ["a", "c"], "pairs": ["a", "c"], "dataset": ["_all"]}
     return project
 
