@@ -192,14 +192,23 @@ class Store:
             return []
 
     def read(self, recipe: str, stage: str, shard: str, columns: Sequence[str] | None = None) -> pl.DataFrame:
-        """The rows of a table, all columns or those named. Raises StorageError when there is none or it is damaged."""
+        """The rows of a table, all columns or those named; null in columns that its version did not have. Raises
+        StorageError when there is none or it is damaged."""
         path = self.path(recipe, stage, shard)
+        schema = TABLES[stage].schema
+        wanted = {name: schema[name] for name in columns or schema}
         try:
             data = pa.BufferReader(storage.read(path))
-            arrow = pq.read_table(data, page_checksum_verification=True, columns=columns)
+            older = not wanted.keys() <= set(pq.read_schema(data).names)
+            arrow = pq.read_table(data, page_checksum_verification=True, columns=None if older else columns)
             frame = pl.DataFrame(arrow.replace_schema_metadata(None))
-            schema = TABLES[stage].schema
-            return frame.cast({name: schema[name] for name in columns or schema})
+            if older:
+                # A name that was damaged looks like a column that is not there; but the rows are those that were made.
+                frame = frame.cast({name: schema[name] for name in frame.columns if name in schema})
+                if _opened(arrow.schema.metadata[_FOOTER_KEY]).content != content_hash(frame):
+                    raise ValueError(f"it lacks {', '.join(sorted(wanted.keys() - set(frame.columns)))}")
+                frame = frame.with_columns(pl.lit(None).alias(n) for n in wanted if n not in frame.columns)
+            return frame.select(list(wanted)).cast(wanted)  # type: ignore[arg-type]
         except FileNotFoundError:
             raise StorageError(
                 f"no table {stage} for shard {shard} of recipe {recipe} ({path})",

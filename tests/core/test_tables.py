@@ -312,6 +312,14 @@ def test_dropped_rows_may_share_a_key() -> None:
     assert footer_of(twice).counts == Counts(3, 1, {"x": 2})
 
 
+def test_a_table_from_before_a_column_came_is_read_without_it(tmp_path: Path) -> None:
+    store, whole = Store(str(tmp_path)), quality(("a", 4, None))
+    older = whole.drop("reasoning")
+    store.write("r", older, replace(footer_of(whole, "s"), content=content_hash(older)))
+    assert store.read("r", "quality", "s").rows() == [("a", 4, None, True, None)]
+    assert store.read("r", "quality", "s", ["reasoning", "ugc_id"]).rows() == [(None, "a")]
+
+
 def test_rows_with_missing_or_extra_columns_are_refused() -> None:
     with pytest.raises(StorageError, match="missing or extra columns: score"):
         QUALITY.frame([{k: v for k, v in row().items() if k != "score"}])
