@@ -10,20 +10,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import polars as pl
+
 from pugc_core.engines import EngineHost
 from pugc_core.engines.base import Generation, Refusal, Request
+from pugc_core.engines.pins import pinned
 from pugc_core.errors import EngineError, RecipeError, TrainingError
+from pugc_core.ledger import Ledger
 from pugc_core.models import ModelSpec
 from pugc_core.prompts.base import Message, neutralise
 from pugc_core.prompts.responses import parse
 from pugc_core.recipe import Recipe
 from pugc_core.stages.base import Stage
+from pugc_core.stages.dataset import ALL
 from pugc_core.stages.responses import Responses
 from pugc_core.training import lineage
 from pugc_core.workspace import Workspace
 
 START = "start"
 """The name of the model that training starts from."""
+HELD_OUT = 3
+"""Held-out questions that a policy is shown with."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,41 @@ def _trained(start: ModelSpec, folder: str) -> ModelSpec:
     """A policy's folder, run as its start is; on this machine, where the start is on a server."""
     local = start.model_copy(update={"id": str(Path(folder).absolute()), "revision": None, "base_urls": ()})
     return local.model_copy(update={"engine": "auto", "options": {}}) if start.engine == "endpoint" else local
+
+
+def held_out(recipe: Recipe, workspace: Workspace, host: EngineHost, objective: str) -> list[dict[str, str]]:
+    """`question`, `start` and `trained` for a few questions of the data set that the policy was not trained on, of
+    different groups. What the start answered when the pairs were made is taken from the ledger.
+
+    Raises EngineError when a model cannot be asked, TrainingError when the policy is not trained.
+    """
+    rows = workspace.store.read(recipe.name, "dataset", ALL).filter(pl.col("keep"), pl.col("split") == "test")
+    prompts = rows.sort("pair_id").unique("group", keep="first", maintain_order=True)["prompt"].head(HELD_OUT).to_list()
+    start, trained = sides(recipe, workspace, (START, objective))
+    asked = [tuple(Message(turn["role"], turn["content"]) for turn in prompt) for prompt in prompts]
+    if not asked:
+        return []
+    answers = {side.name: _each(side, asked, recipe, workspace, host) for side in (start, trained)}
+    return [
+        {"question": messages[-1].content, "start": before, "trained": after}
+        for messages, before, after in zip(asked, answers[START], answers[objective], strict=True)
+        if before is not None and after is not None
+    ]
+
+
+def _each(
+    side: Side, asked: Sequence[tuple[Message, ...]], recipe: Recipe, workspace: Workspace, host: EngineHost
+) -> list[str | None]:
+    """A side's first draw for each of the prompts; None where it refused."""
+    requests = [Request(side.model.identity, messages, recipe.responses.sampling) for messages in asked]
+    with Ledger(workspace.ledger) as ledger:
+        given = ledger.find(side.model.identity, [request.key(0) for request in requests])
+    if missing := [request for request in requests if request.key(0) not in given]:
+        for answer in host.engine(pinned(side.model, workspace.ledger)).generate(missing):
+            if isinstance(answer, Generation):
+                given[answer.key] = answer
+    texts = (given.get(request.key(0)) for request in requests)
+    return [parse(answer.text) if answer else None for answer in texts]
 
 
 class Talk:

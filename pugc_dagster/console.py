@@ -244,7 +244,7 @@ def stale(recipe: Recipe, found: Survey, *, as_json: bool, named: bool = False) 
         for shard, why in found.outdated(stage).items():
             by_reason.setdefault(why, []).append(shard)
         for why, shards in by_reason.items():
-            _out.print(f"{stage}, {why}: {', '.join(shards)}", soft_wrap=True, markup=False)
+            _out.print(plain(f"{stage}, {why}: {', '.join(shards)}"), soft_wrap=True, markup=False)
     if any(found.outdated(stage) for stage in found.stages):
         _out.print(f"mend it with: pugc refresh --recipe {recipe.name}")
 

@@ -89,7 +89,7 @@ def mark(recipe: Recipe, found: Survey | None = None) -> dg.JobDefinition:
             raise RecipeError(f"no stage {', '.join(unknown)} with shards", fix=f"take of {', '.join(SHARDED)}")
         now = staleness.survey(recipe, recipe.stages(workspace.source), workspace)
         known = set(context.instance.get_dynamic_partitions(partitions_name()))
-        marked = {stage: [s for s in now.outdated(stage) if s in known] for stage in config.stages or SHARDED}
+        marked = {stage: [s for s in _wanting(now, stage) if s in known] for stage in config.stages or SHARDED}
         for stage, shards in marked.items():
             for shard in shards:
                 planned = AssetMaterializationPlannedData(key(recipe, stage), partition=shard)
@@ -118,6 +118,11 @@ def mark(recipe: Recipe, found: Survey | None = None) -> dg.JobDefinition:
     return job
 
 
+def _wanting(found: Survey, stage: str) -> Mapping[str, str]:
+    """Shards that are out of date, and those that could not be made, which are green in the web UI too."""
+    return {**found.outdated(stage), **found.failed.get(stage, {})}
+
+
 def _by_shard(found: Survey | None) -> dict[str, str]:
     """Why a shard is out of date, by shard: from its first stage that is, since what follows has it from there."""
     whys: dict[str, str] = {}
@@ -129,7 +134,7 @@ def _by_shard(found: Survey | None) -> dict[str, str]:
 
 
 def _sentences(found: Survey | None, stages: Iterable[str]) -> dict[str, str]:
-    return {stage: found.sentence(stage) for stage in stages if found and found.outdated(stage)}
+    return {stage: found.sentence(stage) for stage in stages if found and _wanting(found, stage)}
 
 
 def _description(words: str, found: Survey | None) -> str:

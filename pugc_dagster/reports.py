@@ -20,6 +20,7 @@ from pugc_core.measures import cut_off_share
 from pugc_core.recipe import Recipe
 from pugc_core.stages.base import Stage
 from pugc_core.workspace import Workspace
+from pugc_dagster.stages.policy import SAMPLES
 
 LISTED = 2000
 """Pairs in the table."""
@@ -109,9 +110,7 @@ def _content(recipe: Recipe, workspace: Workspace) -> dict[str, Any]:
         "whole": whole,
         "left_out": min(WHOLE, kept.height) - len(whole),
         "policies": {objective: record for objective, record in policies.items() if record},
-        "samples": {
-            objective: _samples(Path(workspace.policy(name, objective)) / "samples.json") for objective in policies
-        },
+        "samples": {objective: _samples(Path(workspace.policy(name, objective)) / SAMPLES) for objective in policies},
         "pictures": _pictures(recipe, workspace, kept, judged, counted, policies, shards),
     }
 
@@ -167,8 +166,7 @@ def _pictures(
 
 
 def _samples(path: Path) -> list[dict[str, str]]:
-    """Answers of the start model and the policy to questions of the test split, where somebody has stored them:
-    {"samples": [{"question": ..., "start": ..., "trained": ...}]}."""
+    """Answers of the start model and the policy to questions of the test split, as asset `policy` keeps them."""
     found = json.loads(path.read_text(encoding="utf-8"))["samples"] if path.is_file() else []
     return [{name: str(sample.get(name, "")) for name in ("question", "start", "trained")} for sample in found]
 

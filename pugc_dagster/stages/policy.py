@@ -3,18 +3,18 @@
 import base64
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
-from pugc_core import plots
+from pugc_core import plots, storage, talk
 from pugc_core.config import digest
 from pugc_core.engines import EngineHost
 from pugc_core.engines.pins import pinned
-from pugc_core.errors import TrainingError
+from pugc_core.errors import PugcError, TrainingError
 from pugc_core.licences import licences
 from pugc_core.models import ModelSpec
 from pugc_core.progress import Reporter
@@ -28,8 +28,11 @@ from pugc_core.training.run import run
 from pugc_core.training.summary import Summary
 from pugc_core.workspace import Workspace
 from pugc_dagster import checks
+from pugc_dagster.metadata import cell, table
 from pugc_dagster.stages.base import key
 
+SAMPLES = "samples.json"
+"""In the policy's folder: {"samples": [{"question", "start", "trained"}]}."""
 SENTENCE = "The policy, trained by {objective} to prefer the chosen answers; an ordinary Hugging Face folder."
 
 
@@ -82,6 +85,7 @@ def _policy(recipe: Recipe, objective: str, stages: Mapping[str, Stage]) -> dg.A
         asked = {name: stage.fingerprint["prompt"] for name, stage in stages.items() if stage.role}
         pairs = workspace.store.read(recipe.name, "dataset", ALL, ["license", "keep"])
         card.write(out, recipe, summary, wanted, asked, licences(pairs))
+        shown = _samples(context, recipe, objective, workspace, out)
         if recipe.training.push_to:
             context.log.info(f"pushed to {card.push(out, f'{recipe.training.push_to}-{objective}')}")
         picture = base64.b64encode(plots.png(plots.curves(summary.curve, objective))).decode()
@@ -90,6 +94,7 @@ def _policy(recipe: Recipe, objective: str, stages: Mapping[str, Stage]) -> dg.A
                 "path": dg.MetadataValue.path(str(out)),
                 "headline": summary.headline,
                 "figures": dg.MetadataValue.md(card.figures(summary)),
+                **({"samples": dg.MetadataValue.md(side_by_side(shown))} if shown else {}),
                 "curves": dg.MetadataValue.md(f"![loss, margin, accuracy](data:image/png;base64,{picture})"),
                 "steps": summary.steps,
                 "pairs": summary.n_train,
@@ -111,6 +116,12 @@ def _policy(recipe: Recipe, objective: str, stages: Mapping[str, Stage]) -> dg.A
     return policy
 
 
+def side_by_side(samples: Sequence[Mapping[str, str]]) -> str:
+    """A table in Markdown."""
+    rows = [[cell(sample[name], 600) for name in ("question", "start", "trained")] for sample in samples]
+    return table(["held-out question", "start", "trained"], rows)
+
+
 def _learned(asset: dg.AssetKey, summary: Summary) -> dg.AssetCheckResult:
     loss, margin = summary.final.get("loss", math.nan), summary.final.get("margin", math.nan)
     return dg.AssetCheckResult(
@@ -125,6 +136,22 @@ def _learned(asset: dg.AssetKey, summary: Summary) -> dg.AssetCheckResult:
 
 def _up_to_date(asset: dg.AssetKey, recipe: Recipe, name: str, workspace: Workspace) -> dg.AssetCheckResult:
     return checks.up_to_date(asset, name, survey(recipe, recipe.stages(workspace.source), workspace))
+
+
+def _samples(
+    context: dg.AssetExecutionContext, recipe: Recipe, objective: str, workspace: Workspace, out: Path
+) -> list[dict[str, str]]:
+    """Answers of start and policy to held-out questions, kept in the policy's folder for the report."""
+    place = out / SAMPLES
+    if not place.is_file():
+        try:
+            shown = talk.held_out(recipe, workspace, context.resources.engines, objective)
+        except PugcError as err:  # the policy is trained all the same
+            context.log.warning(f"no samples of the policy: {err}")
+            return []
+        storage.write(str(place), json.dumps({"samples": shown}, indent=2).encode())
+    found: list[dict[str, str]] = json.loads(place.read_text(encoding="utf-8"))["samples"]
+    return found
 
 
 class _OneWriter(dg.PipesTempFileMessageReader):

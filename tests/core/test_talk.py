@@ -7,13 +7,18 @@ from typing import Any
 
 import pytest
 
+from pugc_core import records
 from pugc_core.engines import EngineHost
-from pugc_core.engines.base import Engine
+from pugc_core.engines.base import Engine, Generation, Request
 from pugc_core.engines.scripted import ScriptedEngine
 from pugc_core.errors import EngineError, RecipeError, TrainingError
+from pugc_core.ledger import Ledger
 from pugc_core.models import ModelSpec
+from pugc_core.prompts.base import Message
 from pugc_core.recipe import Recipe, load
-from pugc_core.talk import Side, Talk, sides
+from pugc_core.stages.dataset import ALL
+from pugc_core.tables import make_footer
+from pugc_core.talk import Side, Talk, held_out, sides
 from pugc_core.training import lineage
 from pugc_core.workspace import Workspace
 
@@ -55,6 +60,37 @@ def test_what_was_trained_runs_here_where_its_start_is_on_a_server(tmp_path: Pat
     start, trained = (side.model for side in sides(recipe, workspace))
     assert start.base_urls == ("http://far/v1",)
     assert (trained.engine, trained.base_urls, trained.revision, trained.options) == ("auto", (), None, {})
+
+
+def test_held_out_questions_are_answered_by_both_and_the_start_is_not_asked_twice(tmp_path: Path) -> None:
+    recipe, workspace = make(tmp_path, '[models.tiny]\nengine = "scripted"\n')
+    folder = train(recipe, workspace, "dpo")
+    start = recipe.model("policy")
+    blank = dict.fromkeys(records.DATASET.schema)
+    # (pair, group, split, kept): of two pairs of a group one is shown, of training pairs and dropped ones none.
+    rows = [("a", "x", "test", True), ("b", "x", "test", True), ("c", "y", "train", True), ("d", "z", "test", True)]
+    rows += [("e", "w", "test", False)]
+    frame = records.DATASET.frame(
+        {
+            **blank,
+            **{"pair_id": pair, "group": group, "split": split, "keep": keep},
+            "drop_reason": None if keep else "duplicate",
+            "prompt": [{"role": "user", "content": f"How {pair}?"}],
+            **{side: [{"role": "assistant", "content": side}] for side in ("chosen", "rejected")},
+        }
+        for pair, group, split, keep in rows
+    )
+    workspace.store.write(recipe.name, frame, make_footer(frame, "dataset", ALL, {}, {}))
+    request = Request(start.identity, (Message("user", "How a?"),), recipe.responses.sampling)
+    with Ledger(workspace.ledger) as ledger:
+        ledger.add(start.identity, [Generation(request.key(0), " as before ", "stop", 1, 1, 0, "scripted 1")])
+
+    hosts = Hosts(**{start.id: ScriptedEngine(lambda *_: "afresh"), folder: ScriptedEngine(lambda *_: "learnt")})
+    assert held_out(recipe, workspace, hosts, "dpo") == [
+        {"question": "How a?", "start": "as before", "trained": "learnt"},
+        {"question": "How d?", "start": "afresh", "trained": "learnt"},
+    ]
+    assert hosts.opened == [start.id, folder]
 
 
 class Hosts(EngineHost):
