@@ -102,7 +102,7 @@ def _each(
             if isinstance(answer, Generation):
                 given[answer.key] = answer
     texts = (given.get(request.key(0)) for request in requests)
-    return [parse(answer.text) if answer else None for answer in texts]
+    return [parse(answer.text) + " [cut off]" * answer.cut_off if answer else None for answer in texts]
 
 
 class Talk:

@@ -150,7 +150,12 @@ def new_shards(recipe: str, workspace: Workspace) -> dict[str, str]:
             # Made from the posts of another file, or, which costs nothing to mend, pairs of other rewards.
             rewards = tables["rewards"]
             other = table is None or table.inputs.get("ugc", ugc.content) != ugc.content
-            if other or (stage == "pairs" and table and rewards and table.inputs.get("rewards") != rewards.content):
+            again = table is not None and table.failed and stage != "ugc"
+            if (
+                other
+                or again
+                or (stage == "pairs" and table and rewards and table.inputs.get("rewards") != rewards.content)
+            ):
                 new[shard] = f"{source} {stage}"
                 break
     return new

@@ -80,7 +80,11 @@ def _load_all() -> tuple[list[Recipe], dict[str, PugcError]]:
 
 def _used(bundled: str) -> bool:
     """Whether a bundled recipe is shown: four chains in the graph, three of them never run, only confuse."""
-    return bundled == DEFAULT_RECIPE or storage.exists(storage.join(Workspace(data_root()).store.root, bundled))
+    try:
+        return bundled == DEFAULT_RECIPE or storage.exists(storage.join(Workspace(data_root()).store.root, bundled))
+    except Exception as err:  # storage that is away for a while
+        log.warning("whether recipe %s has tables is not known: %s", bundled, err)
+        return False
 
 
 def _notice(name: str, err: PugcError) -> dg.AssetSpec:

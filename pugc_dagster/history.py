@@ -68,6 +68,8 @@ def cancel(instance: dg.DagsterInstance, tags: Mapping[str, str]) -> None:
     """Show the last run with these tags, which was interrupted, as cancelled: Dagster calls every interrupt that it was
     not asked for a failure."""
     for run in instance.get_runs(filters=dg.RunsFilter(tags=dict(tags)), limit=1):
+        if run.status is dg.DagsterRunStatus.SUCCESS:
+            continue  # the interrupt came between two runs
         instance.report_run_canceled(run, "interrupted; the same command goes on where it stopped")
         instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
 

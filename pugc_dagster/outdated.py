@@ -6,6 +6,7 @@ picks partitions one by one, or all that failed or are missing. The job `<recipe
 that are out of date count as failed. Decision 0016 has what else was tried.
 """
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 
 import dagster as dg
@@ -23,27 +24,30 @@ from pugc_dagster.partitions import partitions_name
 from pugc_dagster.project import data_root, recipe_folders
 from pugc_dagster.stages.base import key
 
+log = logging.getLogger("pugc")
+
 
 def look(recipes: Iterable[Recipe]) -> dict[str, Survey]:
     """What is out of date, by recipe; those without tables, and those that cannot be looked at, are left out."""
     workspace = Workspace(data_root())
     found = {}
     for recipe in recipes:
-        if workspace.store.shards(recipe.name, "ugc"):
-            try:
+        try:
+            if workspace.store.shards(recipe.name, "ugc"):
                 found[recipe.name] = staleness.survey(recipe, recipe.stages(workspace.source), workspace)
-            except PugcError:
-                continue  # the sensor says it
+        except Exception as err:  # storage that is away for a while, say, is no reason to show nothing at all
+            log.warning("recipe %s: what is out of date is not known: %s", recipe.name, err)
     return found
 
 
 def refresh(recipe: Recipe, found: Survey | None = None) -> dg.JobDefinition:
     """The job that makes again what is out of date. Its launch page names the shards that are, by `found`."""
-    by_shard = _by_shard(found)
+    by_shard = _to_refresh(found)
+    listed = by_shard if len(by_shard) <= checks.LISTED else {}
 
     class OutOfDate(dg.Config):
         shards: dict[str, str] = pydantic.Field(
-            default=by_shard if len(by_shard) <= checks.LISTED else {},
+            default=listed,
             description="Shards that were out of date when the definitions were loaded, and why. Take out those that "
             "may stay as they are. Empty means all that are out of date when the job runs.",
         )
@@ -52,8 +56,13 @@ def refresh(recipe: Recipe, found: Survey | None = None) -> dg.JobDefinition:
     def op(context: dg.OpExecutionContext, config: OutOfDate) -> None:
         from pugc_dagster import execute  # it needs the definitions, which need this module
 
+        # Left as it is, the list means all that are out of date by now. One that is retired since is nobody's wish.
+        there = execute.workspace().shards()
+        names = [shard for shard in config.shards if shard in there or shard not in listed]
+        if config.shards.keys() == listed.keys():
+            names = []
         before = execute.refresh(
-            context.instance, recipe, execute.workspace(), config.shards, note=context.log.info, parent=context.run_id
+            context.instance, recipe, execute.workspace(), names, note=context.log.info, parent=context.run_id
         )
         for stage in before.stages:
             context.log.info(f"{stage}: {before.sentence(stage)}")
@@ -121,6 +130,14 @@ def mark(recipe: Recipe, found: Survey | None = None) -> dg.JobDefinition:
 def _wanting(found: Survey, stage: str) -> Mapping[str, str]:
     """Shards that are out of date, and those that could not be made, which are green in the web UI too."""
     return {**found.outdated(stage), **found.failed.get(stage, {})}
+
+
+def _to_refresh(found: Survey | None) -> dict[str, str]:
+    """The shards that a refresh makes again, with the reason: also those that were begun and not finished."""
+    if found is None:
+        return {}
+    whys = _by_shard(found)
+    return {shard: whys.get(shard, "not finished") for shard in staleness.to_refresh(found, SHARDED)[1]}
 
 
 def _by_shard(found: Survey | None) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import re
@@ -16,6 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from pugc_core import dropped, plots, provenance, runs, storage, summary
+from pugc_core.errors import StorageError
 from pugc_core.measures import cut_off_share
 from pugc_core.recipe import Recipe
 from pugc_core.stages.base import Stage
@@ -139,8 +141,9 @@ def _whole(recipe: Recipe, workspace: Workspace, pairs: pl.DataFrame) -> list[di
     stages: Mapping[str, Stage] = recipe.stages(workspace.source)
     found = []
     for behind in summary.lineages(workspace.store, recipe.name, pairs["pair_id"].to_list()):
-        behind["asked"] = provenance.asked(recipe, stages, workspace, behind)
-        found.append(behind)
+        with contextlib.suppress(StorageError):  # a table that has changed meanwhile
+            behind["asked"] = provenance.asked(recipe, stages, workspace, behind)
+            found.append(behind)
     return found
 
 

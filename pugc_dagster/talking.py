@@ -14,6 +14,7 @@ from rich.text import Text
 
 from pugc_core.engines import EngineHost
 from pugc_core.engines.base import Generation
+from pugc_core.engines.pins import pinned
 from pugc_core.errors import EngineError
 from pugc_core.prompts.responses import parse
 from pugc_core.recipe import Recipe
@@ -69,7 +70,8 @@ def _chosen(recipe: Recipe, workspace: Workspace, names: Sequence[str]) -> list[
 
 
 def _talk(recipe: Recipe, workspace: Workspace, chosen: Sequence[Side], host: EngineHost) -> Talk:
-    return Talk(recipe, recipe.stages(workspace.source), chosen, host)
+    pinned_sides = [Side(side.name, pinned(side.model, workspace.ledger)) for side in chosen]
+    return Talk(recipe, recipe.stages(workspace.source), pinned_sides, host)
 
 
 def _waiting() -> Status:
@@ -106,5 +108,5 @@ def _print(answers: Answers) -> None:
 
 
 def _words(answer: Generation) -> str:
-    cut = " [cut off]" if answer.finish_reason == "length" else ""
+    cut = " [cut off]" if answer.cut_off else ""
     return f"{plain(parse(answer.text))}{cut}" or "(nothing)"

@@ -15,6 +15,7 @@ from pydantic import Field
 
 from pugc_core import records
 from pugc_core.config import Config, digest
+from pugc_core.errors import StorageError
 from pugc_core.prompts.base import Prompt
 from pugc_core.records import Table
 from pugc_core.stages.base import Build
@@ -57,6 +58,11 @@ class Dataset:
         yield from ()
         rows, seen = [], set[str]()
         pairs = inputs["pairs"].filter(pl.col("keep")).sort("shard", "pair_id", maintain_order=True)
+        if older := pairs.filter(pl.col("post").is_null())["shard"].unique().sort().to_list():
+            raise StorageError(
+                f"the pairs of {len(older)} shards were made by an older version of pugc: {', '.join(older[:5])}",
+                fix="make them again: pugc refresh; it costs no calls but those that the new version asks for",
+            )
         groups = grouped(pairs, self.similarity)
         for row in pairs.iter_rows(named=True):
             reason = self._reason(row, seen, groups)
