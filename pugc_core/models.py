@@ -144,12 +144,9 @@ class ModelSpec(Config):
 def folder_hash(folder: Path, needed: str = "config.json") -> str:
     """Sixteen hex digits over the files of a model's folder. Raises ModelNotFound where the file `needed` is not."""
     kinds = {".json", ".safetensors", ".model", ".jinja", ".txt", ".bin"}
-    # Records of how it was made say nothing of what it says.
-    files = sorted(
-        p
-        for p in folder.glob("*")
-        if p.suffix in kinds and p.name not in ("training.json", "lineage.json", "samples.json")
-    )
+    # Records of how it was made, and of what it said, are no part of it.
+    records = {"training.json", "lineage.json", "samples.json"}
+    files = sorted(p for p in folder.glob("*") if p.suffix in kinds and p.name not in records)
     if not any(p.name == needed for p in files):
         kind = "model" if needed == "config.json" else "adapter"
         raise ModelNotFound(

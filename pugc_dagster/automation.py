@@ -151,11 +151,8 @@ def new_shards(recipe: str, workspace: Workspace) -> dict[str, str]:
             rewards = tables["rewards"]
             other = table is None or table.inputs.get("ugc", ugc.content) != ugc.content
             again = table is not None and table.failed and stage != "ugc"
-            if (
-                other
-                or again
-                or (stage == "pairs" and table and rewards and table.inputs.get("rewards") != rewards.content)
-            ):
+            mixed = stage == "pairs" and table and rewards and table.inputs.get("rewards") != rewards.content
+            if other or again or mixed:
                 new[shard] = f"{source} {stage}"
                 break
     return new

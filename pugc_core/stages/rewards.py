@@ -39,7 +39,8 @@ class RewardsConfig(Config):
     """Responses with fewer valid votes are dropped as `too_few_votes`; null takes half of `n`, rounded up."""
     reference: Literal["own", "random"] = "own"
     """`random` shows the judge another post, drawn over all posts of the recipe, as in the paper's ablation: what is
-    won without it says how much of the gain is the reference's."""
+    won without it says how much of the gain is the reference's. Take all posts in (`pugc run --to ugc`) before votes
+    are asked for: posts that come later stand in for some of those before them, whose votes are then out of date."""
     aggregate: Literal["mean", "median", "majority"] = "mean"
     """How votes become a reward. The paper does not say; the mean is our reading of its figure 7."""
     sampling: Sampling = Sampling(temperature=1.0, top_p=0.9, max_tokens=1024, repetition_penalty=1.03)
