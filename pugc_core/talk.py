@@ -147,6 +147,6 @@ class Talk:
                 refused = answer.reason
             elif answer is not None:
                 given[answer.key] = answer
-        if refused:
+        if refused and not given:
             raise EngineError(f"{side.name} cannot take this in: {refused}", fix="ask less, or begin anew")
-        return [given[request.key(draw)] for draw in wanted]
+        return [given[key] for key in map(request.key, wanted) if key in given]

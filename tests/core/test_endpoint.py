@@ -9,6 +9,7 @@ import threading
 import time
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -357,6 +358,31 @@ def test_one_draw_without_text_is_asked_again_by_itself(server, engine):
     assert [found[request.key(d)].text for d in request.draws] == ["a", "b", "c"]
     answers(made, ask("later", draws=(0, 1)))
     assert server.payloads[2]["n"] == 2, "n still serves"
+
+
+def test_a_draw_that_never_has_a_text_takes_no_other_with_it(server, engine):
+    """The judge whose thoughts eat all its tokens at one seed, as often as it is asked."""
+    request = ask(draws=tuple(range(8)))
+    mute = request.seed(3)
+
+    def thinking(call: int, payload: Payload) -> web.Response:
+        seeds = range(payload["seed"], payload["seed"] + payload.get("n", 1))
+        return completion(payload, [None if seed == mute else f"{seed}" for seed in seeds])
+
+    server.behave = thinking
+    for supports_n in (True, False):
+        server.payloads.clear()
+        found = list(engine(server, supports_n=supports_n, backoff_s=0.001).generate([request]))
+        came = {a.key: a.text for a in found if isinstance(a, Generation)}
+        assert came == {request.key(d): f"{request.seed(d)}" for d in range(8) if d != 3}
+        refused = [a for a in found if isinstance(a, Refusal)]
+        assert refused == [Refusal(replace(request, draws=(3,)), "no_content")]
+        assert sum(p["seed"] == mute for p in server.payloads) == 3
+    chosen = replace(request, sampling=Sampling(temperature=0.8, choices=("a",)), draws=(0,))
+    server.behave = lambda call, payload: completion(payload, ["b" if call == asked else None])
+    asked = len(server.payloads)
+    (given,) = engine(server, backoff_s=0.001).generate([chosen])
+    assert isinstance(given, Generation), "what came stays, also where no better one comes"
 
 
 def test_a_server_that_never_gives_a_text_is_an_error(server, engine):
