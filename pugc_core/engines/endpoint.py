@@ -37,7 +37,7 @@ class _Replica:
     url: str
     headers: Mapping[str, str]
     without: set[str] = field(default_factory=set)
-    """Fields that it does not know, left out where they are neutral."""
+    """Fields that it does not know or take, left out where they are neutral."""
     outstanding: int = 0
     sent: int = 0
     rests_until: float = 0.0

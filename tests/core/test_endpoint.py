@@ -208,6 +208,11 @@ UNKNOWN_FIELDS = [
     (400, '{"error": {"message": "Unknown parameter: \'%s\'."}}'),
     (400, '{"error": {"message": "property \'%s\' is unsupported"}}'),
     (422, '{"detail": [{"type": "extra_forbidden", "loc": ["body", "%s"], "msg": "Extra inputs are not permitted"}]}'),
+    (422, '{"detail": [{"loc": ["body", "%s"], "msg": "Input should be greater than or equal to 0"}]}'),
+    (400, '{"error": {"message": "%s must be between 0 and 100, got -1"}}'),
+    (400, '{"error": {"message": "Bad value for \'%s\': out of range"}}'),
+    (400, '{"error": {"message": "Invalid value for \'%s\'"}}'),
+    (400, '{"error": {"message": "property \'%s\' is invalid"}}'),
     (400, '[{"error": {"message": "Invalid JSON payload received. Unknown name \\"%s\\": Cannot find field."}}]'),
 ]
 
@@ -239,6 +244,10 @@ def test_a_field_that_says_something_is_never_left_out(server, engine):
     err = failure(engine(server), ask(sampling=Sampling(repetition_penalty=1.03)))
     assert "Unrecognized request argument supplied: repetition_penalty" in err.problem
     assert all(p["repetition_penalty"] == 1.03 for p in server.payloads)
+    server.payloads.clear()
+    server.behave = lambda call, payload: error(400, "temperature must be at most 1; invalid request")
+    failure(engine(server), ask())
+    assert [p["top_k"] for p in server.payloads] == [-1], "what is not named stays"
 
 
 # -- system texts where the format has no place for one ----------------------------------------------------------
