@@ -51,15 +51,16 @@ def test_the_start_and_what_is_trained_are_asked(tmp_path: Path) -> None:
 
 
 def test_what_was_trained_runs_here_where_its_start_is_on_a_server(tmp_path: Path) -> None:
-    recipe, workspace = make(
-        tmp_path,
-        '[models.far]\nid = "org/far"\nrevision = "abc"\nengine = "endpoint"\nbase_urls = ["http://far/v1"]\n'
-        'options = { max_retries = 1 }\n[roles]\npolicy = "far"\n',
-    )
-    train(recipe, workspace, "dpo")
-    start, trained = (side.model for side in sides(recipe, workspace))
-    assert start.base_urls == ("http://far/v1",)
-    assert (trained.engine, trained.base_urls, trained.revision, trained.options) == ("auto", (), None, {})
+    for engine in ("endpoint", "auto"):
+        recipe, workspace = make(
+            tmp_path,
+            f'[models.far]\nid = "org/far"\nrevision = "abc"\nengine = "{engine}"\nbase_urls = ["http://far/v1"]\n'
+            'options = { max_retries = 1 }\n[roles]\npolicy = "far"\n',
+        )
+        train(recipe, workspace, "dpo")
+        start, trained = (side.model for side in sides(recipe, workspace))
+        assert start.base_urls == ("http://far/v1",)
+        assert (trained.engine, trained.base_urls, trained.revision, trained.options) == ("auto", (), None, {})
 
 
 def test_held_out_questions_are_answered_by_both_and_the_start_is_not_asked_twice(tmp_path: Path) -> None:
