@@ -7,11 +7,11 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from pugc_core import tiny
+from pugc_core import tiny, urls
 from pugc_core.config import Config, digest
 from pugc_core.errors import ModelNotFound
 
@@ -72,9 +72,9 @@ class ModelSpec(Config):
     """Whether the model's chat format has a place for system texts; where it has none they go before the first user
     text. null finds out: local engines from the template, `endpoint` from the server's error. Say false where a server
     leaves them out without a word."""
-    base_urls: tuple[str, ...] = Field((), repr=False)
+    base_urls: tuple[Annotated[str, AfterValidator(urls.checked)], ...] = Field((), repr=False)
     """For `endpoint`: one or more OpenAI-compatible servers with this model. A user and a password in a URL are sent
-    to that server, and shown nowhere."""
+    to that server, and shown nowhere; @, #, / and ? in them are percent-encoded."""
     served_as: str | None = None
     """For `endpoint`: the name by which the server's answers call the model, where it is another than `id`."""
     api_key_env: str = "OPENAI_API_KEY"

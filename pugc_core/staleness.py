@@ -195,7 +195,7 @@ def _policy(
 
 def to_refresh(found: Survey, stages: Sequence[str]) -> tuple[list[str], list[str]]:
     """(stages, shards) that a refresh runs, of these sharded stages: from the first with something to do on, as far as
-    any shard has come. Shards that were never begun are no business of a refresh, nor are those whose file is of no use;
+    any shard has come. Shards that were never begun are no business of a refresh, nor those whose file is of no use;
     one that failed later on may come through this time."""
     furthest = max((i for i, stage in enumerate(stages) if found.made[stage]), default=-1)
     used = stages[: furthest + 1]

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
+from pugc_core import urls
 from pugc_core.engines import chat
 from pugc_core.engines.base import Answer, Generation, Refusal, Request, serve
 from pugc_core.engines.redaction import Secrets, authorization, credentials, without_credentials
@@ -277,6 +278,8 @@ class EndpointEngine:
 
 def _completions_url(base_url: str) -> str:
     """Where completions are asked for, without the user and the password of the base URL."""
+    if found := urls.fault(base_url):
+        raise EngineError(f"no base URL: {found}", fix=urls.FIX)
     parts = urlsplit(base_url)
     if parts.scheme not in ("http", "https") or not parts.netloc:
         raise EngineError(

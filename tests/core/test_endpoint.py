@@ -458,6 +458,11 @@ def test_a_login_in_a_base_url_is_sent_and_shown_nowhere(server, engine):
         with pytest.raises(EngineError, match="no base URL") as caught:
             engine(bad)
         hidden(caught.value)
+    for bad in ("robot:secret#word@host/v1", "robot:secret/word@host/v1", "robot:secret?word@host", "robot:secret"):
+        with pytest.raises(EngineError, match="no base URL") as caught:
+            engine(f"http://{bad}")
+        assert "secret" not in f"{caught.value} {caught.value.__cause__}"
+        hidden(caught.value)
     hidden(failure(engine(dead_url().replace("://", f"://{LOGIN}"), max_retries=0), ask()))
 
 
@@ -710,9 +715,9 @@ def test_prompt_that_does_not_fit_is_refused_once_and_the_rest_goes_on(server, e
 
 
 def test_other_rejection_raises_with_the_servers_words(server, engine):
-    server.behave = lambda call, payload: error(400, "top_p must be in (0, 1]" + "x" * 1000)
+    server.behave = lambda call, payload: error(400, "temperature must be in (0, 1]" + "x" * 1000)
     err = failure(engine(server), ask())
-    assert "top_p must be in (0, 1]" in err.problem
+    assert "temperature must be in (0, 1]" in err.problem
     assert len(err.problem) < 400
     assert len(server.payloads) == 1
 
