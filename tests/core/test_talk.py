@@ -164,3 +164,17 @@ def test_greedy_answers_are_asked_for_once(tmp_path: Path) -> None:
     hosts = Hosts(a=ScriptedEngine())
     greedy = "[responses.sampling]\ntemperature = 0.0\n"
     assert len(talk(tmp_path, hosts, greedy).ask("one", 4)["a"]) == 1
+
+
+def test_the_draws_that_came_are_shown_where_one_did_not(tmp_path: Path) -> None:
+    class Mute(ScriptedEngine):
+        def generate(self, requests: Any) -> Any:
+            from dataclasses import replace
+
+            from pugc_core.engines.base import Refusal
+
+            (request,) = requests
+            yield Refusal(replace(request, draws=(1,)), "no_content")
+            yield from super().generate([replace(request, draws=(0, 2))])
+
+    assert len(talk(tmp_path, Hosts(a=Mute())).ask("one", 3)["a"]) == 2
