@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict
 class Config(BaseModel):
     """A frozen block of knobs; each component defines its own beside its code."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    # What was given may be a secret, and errors end up in logs.
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, hide_input_in_errors=True)
 
 
 def digest(value: Any) -> str:

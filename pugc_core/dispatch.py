@@ -32,7 +32,7 @@ class Calls:
     from_ledger: int = 0
     """answered by the ledger"""
     refused: int = 0
-    """requests that the engine would not answer"""
+    """requests that the engine would not answer, or not wholly"""
     prompt_tokens: int = 0
     """tokens prefilled; draws asked for together share their prompt and count it once"""
     completion_tokens: int = 0
@@ -212,7 +212,7 @@ class _Pass:
             del self._asked[key]
             for shard in self._waiting.pop(key):
                 if isinstance(result, Refusal):
-                    shard.refusals[result.request.digest] = result
+                    shard.refusals[key] = result
                 else:
                     shard.generations[key] = result
                 shard.waiting -= 1

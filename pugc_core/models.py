@@ -7,11 +7,11 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from pugc_core import tiny
+from pugc_core import tiny, urls
 from pugc_core.config import Config, digest
 from pugc_core.errors import ModelNotFound
 
@@ -72,9 +72,9 @@ class ModelSpec(Config):
     """Whether the model's chat format has a place for system texts; where it has none they go before the first user
     text. null finds out: local engines from the template, `endpoint` from the server's error. Say false where a server
     leaves them out without a word."""
-    base_urls: tuple[str, ...] = Field((), repr=False)
+    base_urls: tuple[Annotated[str, AfterValidator(urls.checked)], ...] = Field((), repr=False)
     """For `endpoint`: one or more OpenAI-compatible servers with this model. A user and a password in a URL are sent
-    to that server, and shown nowhere."""
+    to that server, and shown nowhere; @, #, / and ? in them are percent-encoded."""
     served_as: str | None = None
     """For `endpoint`: the name by which the server's answers call the model, where it is another than `id`."""
     api_key_env: str = "OPENAI_API_KEY"
@@ -101,6 +101,11 @@ class ModelSpec(Config):
         return self.id.startswith(("/", "./", "../", "~")) or Path(self.id).is_dir()
 
     @property
+    def remote(self) -> bool:
+        """Whether a server is asked, whose name for the model the id is, also where it looks like a folder's."""
+        return self.engine == "endpoint" or (self.engine == "auto" and bool(self.base_urls))
+
+    @property
     def identity(self) -> str:
         """The name in ledger keys: id@revision, for a local folder a hash of what is in it, and behind a "+" the
         names of the settings that shape answers, where any is not at its default, with a hash of their values.
@@ -110,7 +115,7 @@ class ModelSpec(Config):
         if self.engine == "scripted":
             return f"{self.id}@scripted"
         name = f"{self.id}@{self.revision or 'main'}"
-        if self.engine != "endpoint" and (self.id == BUNDLED or self.local):
+        if not self.remote and (self.id == BUNDLED or self.local):
             name = f"{Path(self.id).name}@{folder_hash(Path(self.location))}"
         shaping = self.shaping
         return f"{name}+{','.join(sorted(shaping))}:{digest(shaping)}" if shaping else name
@@ -123,7 +128,7 @@ class ModelSpec(Config):
             found["dtype"] = self.dtype
         if self.system_role is False:
             found["system_role"] = False
-        if self.adapter is not None:
+        if self.adapter is not None and not self.remote:  # `select` refuses it beside a server
             found["adapter"] = folder_hash(Path(self.adapter).expanduser(), "adapter_config.json")
         return found
 
@@ -132,7 +137,7 @@ class ModelSpec(Config):
         """Context in tokens that answers are made under, as far as it can be told without loading the model."""
         if self.max_model_len is not None:
             return self.max_model_len
-        if self.base_urls:
+        if self.remote:
             return UNBOUNDED
         try:
             config = json.loads((Path(self.location) / "config.json").read_bytes())

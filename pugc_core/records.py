@@ -170,7 +170,11 @@ REWARDS = _table(
     [
         ("response_id", pl.String(), "the judged response"),
         ("instruction_id", pl.String(), "its instruction"),
-        ("votes", pl.List(VOTE), "every draw of the judge: score (null = did not parse) and the whole feedback"),
+        (
+            "votes",
+            pl.List(VOTE),
+            "every draw of the judge: score (null = did not parse, or never came) and the whole feedback",
+        ),
         ("n_valid", pl.Int32(), "votes that parsed"),
         ("reward", pl.Float64(), "the valid votes aggregated; null when too few"),
         ("spread", pl.Float64(), "standard deviation of the valid votes (population)"),

@@ -67,7 +67,7 @@ def sides(recipe: Recipe, workspace: Workspace, names: Sequence[str] = ()) -> li
 def _trained(start: ModelSpec, folder: str) -> ModelSpec:
     """A policy's folder, run as its start is; on this machine, where the start is on a server."""
     local = start.model_copy(update={"id": str(Path(folder).absolute()), "revision": None, "base_urls": ()})
-    return local.model_copy(update={"engine": "auto", "options": {}}) if start.engine == "endpoint" else local
+    return local.model_copy(update={"engine": "auto", "options": {}}) if start.remote else local
 
 
 def held_out(recipe: Recipe, workspace: Workspace, host: EngineHost, objective: str) -> list[dict[str, str]]:
@@ -147,6 +147,6 @@ class Talk:
                 refused = answer.reason
             elif answer is not None:
                 given[answer.key] = answer
-        if refused:
+        if refused and not given:
             raise EngineError(f"{side.name} cannot take this in: {refused}", fix="ask less, or begin anew")
-        return [given[request.key(draw)] for draw in wanted]
+        return [given[key] for key in map(request.key, wanted) if key in given]

@@ -184,9 +184,9 @@ def _fault(url: str, model: ModelSpec) -> tuple[str, str] | None:
 
 
 def _bare(url: str) -> str:
-    """A URL without the user and password that it may carry."""
+    """A URL without the user and password that it may carry, and without query and fragment."""
     parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 
 def _cached(model: str) -> bool:

@@ -31,7 +31,7 @@ def select(spec: ModelSpec) -> Selection:
         raise RecipeError(
             f"model {spec.id} runs on an endpoint, but has no base_urls", fix="set base_urls in [models.*]"
         )
-    if spec.adapter is not None and (spec.engine in ("endpoint", "scripted") or spec.base_urls):
+    if spec.adapter is not None and (spec.remote or spec.engine == "scripted"):
         raise RecipeError(
             f"model {spec.id} has an adapter, which only local engines put on",
             fix="let the server load the adapter, and ask for it by its name there, as id",

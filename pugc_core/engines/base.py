@@ -118,11 +118,12 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The engine will not answer this request, whatever the draw; never stored, since other settings may allow it."""
+    """The engine will not answer these draws of a request; never stored, since other settings may allow it."""
 
     request: Request
     reason: str
-    """A drop reason: "prompt_too_long", "no_room_for_answer" (the prompt fits, the answer does not), "no_content"."""
+    """A drop reason: "prompt_too_long", "no_room_for_answer" (the prompt fits, the answer does not), "no_content".
+    The last may be said of some draws, while the others are answered."""
 
 
 Answer = Generation | Refusal
@@ -130,7 +131,7 @@ Answer = Generation | Refusal
 
 @runtime_checkable
 class Engine(Protocol):
-    """Anything that answers requests. One Generation per draw, or one Refusal per request."""
+    """Anything that answers requests. Every draw of a request is in one Generation or in one Refusal."""
 
     name: str
     """Engine and version, for the record: "vllm 0.32.0"."""

@@ -30,10 +30,11 @@ _TOO_LONG = re.compile(
     r"(?i)context[ _](length|size|window)|maximum (context|input|sequence|prompt)|too many (\w+ )?tokens|max_model_len"
     r"|(prompt|input|messages?) (is|are|was) too (long|large)|longer than the (model|maximum)"
 )
-# How servers say that they do not know a field.
+# How servers say that they do not know a field, or not its neutral value: to some, top_k begins at 0 or at 1.
 _UNKNOWN = re.compile(
     r"(?i)unrecogni[sz]ed|unknown|unsupported|unexpected|not (yet )?(supported|permitted|allowed|implemented)"
     r"|extra_forbidden|cannot find field|does not support|doesn't support"
+    r"|invalid|not (a )?valid|(should|must|has to) be|out of range|not in (the )?range|greater_than|less_than"
 )
 # How templates say that they have no system role: Mistral, Gemma, and those who wrote theirs after them.
 _NO_SYSTEM = re.compile(
@@ -84,7 +85,7 @@ def neutral(body: Mapping[str, Any]) -> list[str]:
 
 
 def unknown_fields(body: Mapping[str, Any], said: str) -> set[str]:
-    """The neutral fields of a payload that a server says it does not know."""
+    """The neutral fields of a payload of which a server says that it does not know or take them."""
     if not _UNKNOWN.search(said):
         return set()
     return {name for name in neutral(body) if re.search(rf"\b{name}\b", said)}

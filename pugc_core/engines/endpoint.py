@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
+from pugc_core import urls
 from pugc_core.engines import chat
 from pugc_core.engines.base import Answer, Generation, Refusal, Request, serve
 from pugc_core.engines.redaction import Secrets, authorization, credentials, without_credentials
@@ -37,7 +38,7 @@ class _Replica:
     url: str
     headers: Mapping[str, str]
     without: set[str] = field(default_factory=set)
-    """Fields that it does not know, left out where they are neutral."""
+    """Fields that it does not know or take, left out where they are neutral."""
     outstanding: int = 0
     sent: int = 0
     rests_until: float = 0.0
@@ -153,24 +154,41 @@ class EndpointEngine:
         # vLLM rejects n > 1 for greedy answers.
         runs = _runs(request.draws, together=self._use_n and request.sampling.temperature > 0)
         try:
-            given = {g.key: g for run in await _all([self._complete(request, run) for run in runs]) for g in run}
-            return await _all([self._settle(request, draw, given.get(request.key(draw))) for draw in request.draws])
+            settled = [each for run in await _all([self._run(request, run) for run in runs]) for each in run]
         except chat.TooLongError:
             return [Refusal(request, "prompt_too_long")]
-        except chat.NoTextError as err:
-            self._silent += 1
-            if self._silent >= _SILENT and not self._spoken:
-                fix = "does the server run a chat model, and is max_tokens enough for its thoughts and an answer?"
-                raise EngineError(f"no text in {self._silent} answers; the last: {err}", fix=fix) from None
-            return [Refusal(request, "no_content")]
+        came: list[Answer] = [each for each in settled if isinstance(each, Generation)]
+        silences = [each for each in settled if isinstance(each, chat.NoTextError)]
+        if not silences:
+            return came
+        self._silent += 1
+        if self._silent >= _SILENT and not self._spoken:
+            fix = "does the server run a chat model, and is max_tokens enough for its thoughts and an answer?"
+            raise EngineError(f"no text in {self._silent} answers; the last: {silences[-1]}", fix=fix)
+        keys = {each.key for each in came if isinstance(each, Generation)}
+        missing = tuple(draw for draw in request.draws if request.key(draw) not in keys)
+        return [*came, Refusal(replace(request, draws=missing), "no_content")]
 
-    async def _settle(self, request: Request, draw: int, first: Generation | None) -> Generation:
-        """`first`, or a new answer where there is none or it breaks the constraint, which many servers ignore."""
-        generation = first or (await self._complete(request, [draw]))[0]
-        for _ in range(3):
-            if chat.obeys(generation.text, request.sampling):
-                break
-            generation = (await self._complete(request, [draw]))[0]
+    async def _run(self, request: Request, draws: Sequence[int]) -> list[Generation | chat.NoTextError]:
+        """What becomes of each of `draws`, which are asked for together. One without a text takes none with it."""
+        try:
+            given = {g.key: g for g in await self._complete(request, draws)}
+        except chat.NoTextError as err:
+            return [err for _ in draws]
+        return await _all([self._settle(request, draw, given.get(request.key(draw))) for draw in draws])
+
+    async def _settle(
+        self, request: Request, draw: int, generation: Generation | None
+    ) -> Generation | chat.NoTextError:
+        """`generation`, or a new answer where there is none or it breaks the constraint, which many servers ignore."""
+        try:
+            generation = generation or (await self._complete(request, [draw]))[0]
+            for _ in range(3):
+                if chat.obeys(generation.text, request.sampling):
+                    break
+                generation = (await self._complete(request, [draw]))[0]
+        except chat.NoTextError as err:
+            return generation or err
         return generation
 
     async def _complete(self, request: Request, draws: Sequence[int]) -> list[Generation]:
@@ -260,6 +278,8 @@ class EndpointEngine:
 
 def _completions_url(base_url: str) -> str:
     """Where completions are asked for, without the user and the password of the base URL."""
+    if found := urls.fault(base_url):
+        raise EngineError(f"no base URL: {found}", fix=urls.FIX)
     parts = urlsplit(base_url)
     if parts.scheme not in ("http", "https") or not parts.netloc:
         raise EngineError(

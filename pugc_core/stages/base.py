@@ -17,22 +17,29 @@ from pugc_core.records import Table
 
 
 class Answers:
-    """The answers to one batch of requests, looked up by request, in the order of its draws."""
+    """The answers to one batch of requests, looked up by request; generations and refusals are by the draw's key."""
 
     def __init__(self, generations: Mapping[bytes, Generation], refusals: Mapping[bytes, Refusal]) -> None:
         self._generations = generations
         self._refusals = refusals
 
     def of(self, request: Request) -> list[Generation]:
-        """The generations of its draws, in draw order; empty when the engine refused the request."""
-        if request.digest in self._refusals:
-            return []
-        return [self._generations[request.key(draw)] for draw in request.draws]
+        """The generations that came of its draws, in draw order; empty when the engine refused the request."""
+        return [generation for _, generation, _ in self.by_draw(request) if generation]
+
+    def by_draw(self, request: Request) -> list[tuple[int, Generation | None, str | None]]:
+        """Each draw with its generation or, where none came, with None and the reason."""
+        found = []
+        for draw in request.draws:
+            key = request.key(draw)
+            generation = self._generations.get(key)
+            found.append((draw, generation, None if generation else self._refusals[key].reason))
+        return found
 
     def refused(self, request: Request) -> str | None:
-        """The reason when the engine refused the request."""
-        refusal = self._refusals.get(request.digest)
-        return refusal.reason if refusal else None
+        """The reason when nothing came of the request."""
+        reasons = [reason for _, _, reason in self.by_draw(request)]
+        return reasons[0] if reasons and None not in reasons else None
 
 
 Build = Generator[Sequence[Request], Answers, pl.DataFrame]

@@ -79,12 +79,10 @@ class Instructions:
         rows = []
         for ugc_id, request in asked:
             seen: set[str] = set()
-            generations = answers.of(request)
-            for draw in draws:
-                generation = generations[draw] if generations else None
+            for draw, generation, refused in answers.by_draw(request):
                 text = contract.parse(generation.text) if generation else None
                 twin = text is not None and _folded(text) in seen
-                reason = self._judge(text or "", generation, twin) if generation else answers.refused(request)
+                reason = self._judge(text or "", generation, twin) if generation else refused
                 seen.add(_folded(text or ""))
                 rows.append(
                     {

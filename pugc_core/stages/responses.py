@@ -82,11 +82,9 @@ class Responses:
         answers = yield [request for _, request in asked]
         rows = []
         for instruction_id, request in asked:
-            generations = answers.of(request)
-            for draw in draws:
-                generation = generations[draw] if generations else None
+            for draw, generation, refused in answers.by_draw(request):
                 text = contract.parse(generation.text) if generation else None
-                finish = generation.finish_reason if generation else answers.refused(request)
+                finish = generation.finish_reason if generation else refused
                 if text is None:
                     reason = finish
                 elif not text:

@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 
 from pugc_core import records
 from pugc_core.config import Config, digest
-from pugc_core.engines.base import Request, Sampling
+from pugc_core.engines.base import Generation, Request, Sampling
 from pugc_core.prompts import base as prompts
 from pugc_core.prompts import rewards as contract
 from pugc_core.records import Table
@@ -90,6 +90,13 @@ class _Ballot:
         return [v["score"] for v in self.votes if v["score"] is not None]
 
 
+def _vote(draw: int, answer: Generation | None) -> dict[str, Any]:
+    """A row of the table's votes. A draw of which nothing came is a vote that is missing, like one that no one can
+    read."""
+    score = contract.parse(answer.text, cut_off=answer.cut_off) if answer else None
+    return {"draw": draw, "score": score, "feedback": answer.text if answer else None}
+
+
 @dataclass(frozen=True)
 class Rewards:
     config: RewardsConfig
@@ -129,11 +136,11 @@ class Rewards:
             asked = [(b, self._request(b, len(b.votes), self._missing(b))) for b in open_ballots]
             answers = yield [request for _, request in asked]
             for ballot, request in asked:
-                ballot.refused = answers.refused(request)
-                ballot.votes.extend(
-                    {"draw": draw, "score": contract.parse(g.text, cut_off=g.cut_off), "feedback": g.text}
-                    for draw, g in zip(request.draws, answers.of(request), strict=False)
-                )
+                refused = answers.refused(request)
+                # That a further draw has no text says nothing of the next, where others had one.
+                ballot.refused = None if refused == "no_content" and ballot.votes else refused
+                if not ballot.refused:
+                    ballot.votes.extend(_vote(draw, g) for draw, g, _ in answers.by_draw(request))
             open_ballots = [b for b in open_ballots if self._missing(b)]
         return self.table.frame(self._count(ballot) for ballot in ballots)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -273,6 +274,25 @@ def test_a_refusal_stops_neither_its_shard_nor_the_others(ledger: Ledger) -> Non
     finished = list(answer(iter(shards), ledger, lambda: engine))
     refused = {f.shard: f.result["refused"].to_list() for f in finished if isinstance(f.result, pl.DataFrame)}
     assert refused == {"a": ["prompt_too_long"], "b": [None, None], "c": [None]}
+
+
+def test_a_refused_draw_hides_no_other_and_is_asked_again_next_time(tmp_path: Path) -> None:
+    def all_but_1(requests: Iterator[Request | None]) -> Iterator[Answer | None]:
+        for request in filter(None, requests):
+            asked.append(request.draws)
+            yield from (generation(request, d, echo(request, d)) for d in request.draws if d != 1)
+            if 1 in request.draws:
+                yield Refusal(replace(request, draws=(1,)), "no_content")
+
+    asked: list[tuple[int, ...]] = []
+    for made, refused in ((2, 1), (0, 1)):
+        with Ledger(str(tmp_path), flush_seconds=3600) as ledger:
+            shards = [("a", build([ask("x", 0, 1, 2)]))]
+            ((_, table, calls),) = answer(shards, ledger, lambda: Stub(all_but_1))
+        assert isinstance(table, pl.DataFrame)
+        assert table.to_dicts() == [{"asked": "x", "texts": ["x/0", "x/2"], "refused": None}]
+        assert (calls.made, calls.refused) == (made, refused)
+    assert asked == [(0, 1, 2), (1,)]
 
 
 def test_a_refused_greedy_request_of_several_draws(ledger: Ledger) -> None:

@@ -9,6 +9,7 @@ import threading
 import time
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -207,6 +208,11 @@ UNKNOWN_FIELDS = [
     (400, '{"error": {"message": "Unknown parameter: \'%s\'."}}'),
     (400, '{"error": {"message": "property \'%s\' is unsupported"}}'),
     (422, '{"detail": [{"type": "extra_forbidden", "loc": ["body", "%s"], "msg": "Extra inputs are not permitted"}]}'),
+    (422, '{"detail": [{"loc": ["body", "%s"], "msg": "Input should be greater than or equal to 0"}]}'),
+    (400, '{"error": {"message": "%s must be between 0 and 100, got -1"}}'),
+    (400, '{"error": {"message": "Bad value for \'%s\': out of range"}}'),
+    (400, '{"error": {"message": "Invalid value for \'%s\'"}}'),
+    (400, '{"error": {"message": "property \'%s\' is invalid"}}'),
     (400, '[{"error": {"message": "Invalid JSON payload received. Unknown name \\"%s\\": Cannot find field."}}]'),
 ]
 
@@ -238,6 +244,10 @@ def test_a_field_that_says_something_is_never_left_out(server, engine):
     err = failure(engine(server), ask(sampling=Sampling(repetition_penalty=1.03)))
     assert "Unrecognized request argument supplied: repetition_penalty" in err.problem
     assert all(p["repetition_penalty"] == 1.03 for p in server.payloads)
+    server.payloads.clear()
+    server.behave = lambda call, payload: error(400, "temperature must be at most 1; invalid request")
+    failure(engine(server), ask())
+    assert [p["top_k"] for p in server.payloads] == [-1], "what is not named stays"
 
 
 # -- system texts where the format has no place for one ----------------------------------------------------------
@@ -359,6 +369,31 @@ def test_one_draw_without_text_is_asked_again_by_itself(server, engine):
     assert server.payloads[2]["n"] == 2, "n still serves"
 
 
+def test_a_draw_that_never_has_a_text_takes_no_other_with_it(server, engine):
+    """The judge whose thoughts eat all its tokens at one seed, as often as it is asked."""
+    request = ask(draws=tuple(range(8)))
+    mute = request.seed(3)
+
+    def thinking(call: int, payload: Payload) -> web.Response:
+        seeds = range(payload["seed"], payload["seed"] + payload.get("n", 1))
+        return completion(payload, [None if seed == mute else f"{seed}" for seed in seeds])
+
+    server.behave = thinking
+    for supports_n in (True, False):
+        server.payloads.clear()
+        found = list(engine(server, supports_n=supports_n, backoff_s=0.001).generate([request]))
+        came = {a.key: a.text for a in found if isinstance(a, Generation)}
+        assert came == {request.key(d): f"{request.seed(d)}" for d in range(8) if d != 3}
+        refused = [a for a in found if isinstance(a, Refusal)]
+        assert refused == [Refusal(replace(request, draws=(3,)), "no_content")]
+        assert sum(p["seed"] == mute for p in server.payloads) == 3
+    chosen = replace(request, sampling=Sampling(temperature=0.8, choices=("a",)), draws=(0,))
+    server.behave = lambda call, payload: completion(payload, ["b" if call == asked else None])
+    asked = len(server.payloads)
+    (given,) = engine(server, backoff_s=0.001).generate([chosen])
+    assert isinstance(given, Generation), "what came stays, also where no better one comes"
+
+
 def test_a_server_that_never_gives_a_text_is_an_error(server, engine):
     server.behave = lambda call, payload: silent(payload, "tool_calls")
     err = failure(engine(server, backoff_s=0.001), *[ask(f"q{i}") for i in range(20)])
@@ -422,6 +457,11 @@ def test_a_login_in_a_base_url_is_sent_and_shown_nowhere(server, engine):
     for bad in (f"http//{LOGIN}host", f"{LOGIN}host:8000", f"ftp://{LOGIN}host/v1"):
         with pytest.raises(EngineError, match="no base URL") as caught:
             engine(bad)
+        hidden(caught.value)
+    for bad in ("robot:secret#word@host/v1", "robot:secret/word@host/v1", "robot:secret?word@host", "robot:secret"):
+        with pytest.raises(EngineError, match="no base URL") as caught:
+            engine(f"http://{bad}")
+        assert "secret" not in f"{caught.value} {caught.value.__cause__}"
         hidden(caught.value)
     hidden(failure(engine(dead_url().replace("://", f"://{LOGIN}"), max_retries=0), ask()))
 
@@ -675,9 +715,9 @@ def test_prompt_that_does_not_fit_is_refused_once_and_the_rest_goes_on(server, e
 
 
 def test_other_rejection_raises_with_the_servers_words(server, engine):
-    server.behave = lambda call, payload: error(400, "top_p must be in (0, 1]" + "x" * 1000)
+    server.behave = lambda call, payload: error(400, "temperature must be in (0, 1]" + "x" * 1000)
     err = failure(engine(server), ask())
-    assert "top_p must be in (0, 1]" in err.problem
+    assert "temperature must be in (0, 1]" in err.problem
     assert len(err.problem) < 400
     assert len(server.payloads) == 1
 

@@ -104,6 +104,13 @@ def test_a_refused_post_has_a_row_for_every_draw() -> None:
     assert len(set(run.rows("instruction_id"))) == 3
 
 
+def test_a_draw_that_never_came_leaves_the_others_their_places() -> None:
+    stage = Instructions(InstructionsConfig(per_post=3), "policy@1")
+    run = make(stage, lambda request, draw: refuse(request, "no_content") if draw == 1 else f"How {draw}?", "post-a")
+    rows = [(0, "How 0?", None), (1, None, "no_content"), (2, "How 2?", None)]
+    assert run.rows("draw", "instruction", "drop_reason") == rows
+
+
 def test_ids_depend_on_post_and_text_alone() -> None:
     alone = make(STAGE, {"post-a": "How?"}, "post-a").rows("instruction_id")
     among = make(STAGE, {"post-b": "Why?", "post-a": "How?"}, "post-b", "post-a").rows("instruction_id")

@@ -157,6 +157,7 @@ def test_an_adapter_lies_beside_its_recipe(tmp_path: Path) -> None:
 def test_an_adapter_is_for_local_engines() -> None:
     for remote in ({"engine": "endpoint"}, {}):
         spec = ModelSpec(id="m", adapter="/a", base_urls=("http://x",), **remote)  # type: ignore[arg-type]
+        assert spec.identity == "m@main", "no folder is looked for before this is said"
         with pytest.raises(RecipeError, match="adapter"):
             select(spec)
 
@@ -247,7 +248,14 @@ def test_hub_models_are_filed_under_id_and_revision() -> None:
 
 def test_an_endpoints_model_is_what_the_server_calls_it(folder: Path) -> None:
     """The server may run elsewhere, where the name of a folder means something else."""
-    assert identity(folder, engine="endpoint", base_urls=["http://x"]) == f"{folder}@main"
+    for engine in ("endpoint", "auto"):
+        assert identity(folder, engine=engine, base_urls=["http://x"]) == f"{folder}@main"
+        elsewhere = ModelSpec(id="/models/zephyr", engine=engine, base_urls=("http://x",))  # type: ignore[arg-type]
+        assert elsewhere.identity == "/models/zephyr@main"
+        assert select(elsewhere).name == "endpoint"
+        put(folder / "config.json", b'{"max_position_embeddings": 512}')
+        assert ModelSpec(id=str(folder), base_urls=("http://x",)).context == UNBOUNDED
+        assert ModelSpec(id=str(folder), engine="vllm", base_urls=("http://x",)).context == 512, "it is run here"
 
 
 def test_scripted_answers_never_pass_for_a_models() -> None:

@@ -1,6 +1,7 @@
 """Recipes: the bundled ones hold the paper's values, users' ones are a base and a change, mistakes are named."""
 
 import textwrap
+import traceback
 from pathlib import Path
 
 import pytest
@@ -291,6 +292,23 @@ def test_all_mistakes_are_told_at_once(write) -> None:
 )
 def test_a_wrong_value_is_named(write, text: str, what: str) -> None:
     assert what in refused(write(f'extends = "tiny"\n{text}\n'))
+
+
+def test_a_base_url_with_a_bare_password_is_refused_and_not_repeated(write) -> None:
+    good = ("http://host", "https://qq7:pa%23ss%40@host:8000/v1", "http://[::1]:8000/v1")
+    bad = ("zz9#zz9@host/v1", "zz9/zz9@host/v1", "zz9?zz9@host/v1", "zz9[zz9@host/v1", "zz9", "zz9@host:zz9/v1")
+    others = ("http://host/v1?zz9", "http://host/v1#zz9", "http//qq7:zz9@host", "qq7:zz9@host:8000")
+    text = 'extends = "tiny"\n[models.far]\nid = "far"\nbase_urls = {}\n'
+    assert load(str(write(text.format(list(good))))).models["far"].base_urls == good
+    for url in (*(f"http://qq7:{rest}" for rest in bad), *others):
+        path = write(text.format(["http://good", url]))
+        message = refused(path)
+        assert "models.far.base_urls.1: Value error, not a base URL" in message, url
+        assert "percent-encode the password" in message
+        with pytest.raises(RecipeError) as err:
+            load(str(path))
+        shown = "".join(traceback.format_exception(err.value))
+        assert not [s for s in ("qq7", "zz9") if s in shown], shown
 
 
 def test_a_role_without_a_model(write) -> None:

@@ -107,6 +107,20 @@ def test_a_pair_needs_two() -> None:
         ResponsesConfig(k=1)
 
 
+def test_a_draw_that_never_came_leaves_the_others_their_places() -> None:
+    run = drive(
+        STAGE,
+        lambda request, draw: refuse(request, "no_content") if draw == 1 else f"{draw}",
+        instructions=instructions(OF),
+        relevance=relevance("How-a?"),
+    )
+    assert run.rows("draw", "text", "finish_reason", "drop_reason") == [
+        (0, "0", "stop", None),
+        (1, None, "no_content", "no_content"),
+        (2, "2", "stop", None),
+    ]
+
+
 def test_any_refusal_is_the_drop_reason() -> None:
     run = drive(
         STAGE,

@@ -184,6 +184,22 @@ def test_votes_made_before_a_refusal_count() -> None:
     assert len(run.rounds) == 2
 
 
+def test_a_draw_without_an_answer_is_a_missing_vote_and_another_is_asked() -> None:
+    """Draw 1 and the first further one, 4, never come; 2, 3 and 5 keep their own numbers."""
+
+    def script(request: Request, draw: int) -> str | Refusal:
+        return refuse(request, "no_content") if draw in (1, 4) else f"[RESULT] {draw or 1}"
+
+    inputs = {"ugc": posts("the-post"), "instructions": instructions({"How?": "the-post"})}
+    run = drive(stage(n=4), script, **inputs, responses=responses("resp-a"))
+    assert [r.draws for r in run.requests] == [(0, 1, 2, 3), (4,), (5,)]
+    (votes,) = run.rows("votes")
+    assert [(v["draw"], v["score"]) for v in votes] == [(0, 1), (1, None), (2, 2), (3, 3), (4, None), (5, 5)]
+    assert run.rows("n_valid", "reward", "keep") == [(4, (1 + 2 + 3 + 5) / 4, True)]
+    run = drive(stage(n=4), lambda r, d: refuse(r, "no_content"), **inputs, responses=responses("resp-a"))
+    assert run.rows("votes", "drop_reason") == [([], "no_content")]
+
+
 def test_a_vote_for_itself_inside_a_response_is_not_read_as_one() -> None:
     run = judge(stage(n=1, max_draws=1), {"resp-a": ["it says so [RESULT] 2"]})
     assert run.rows("reward") == [2.0]

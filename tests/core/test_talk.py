@@ -51,15 +51,16 @@ def test_the_start_and_what_is_trained_are_asked(tmp_path: Path) -> None:
 
 
 def test_what_was_trained_runs_here_where_its_start_is_on_a_server(tmp_path: Path) -> None:
-    recipe, workspace = make(
-        tmp_path,
-        '[models.far]\nid = "org/far"\nrevision = "abc"\nengine = "endpoint"\nbase_urls = ["http://far/v1"]\n'
-        'options = { max_retries = 1 }\n[roles]\npolicy = "far"\n',
-    )
-    train(recipe, workspace, "dpo")
-    start, trained = (side.model for side in sides(recipe, workspace))
-    assert start.base_urls == ("http://far/v1",)
-    assert (trained.engine, trained.base_urls, trained.revision, trained.options) == ("auto", (), None, {})
+    for engine in ("endpoint", "auto"):
+        recipe, workspace = make(
+            tmp_path,
+            f'[models.far]\nid = "org/far"\nrevision = "abc"\nengine = "{engine}"\nbase_urls = ["http://far/v1"]\n'
+            'options = { max_retries = 1 }\n[roles]\npolicy = "far"\n',
+        )
+        train(recipe, workspace, "dpo")
+        start, trained = (side.model for side in sides(recipe, workspace))
+        assert start.base_urls == ("http://far/v1",)
+        assert (trained.engine, trained.base_urls, trained.revision, trained.options) == ("auto", (), None, {})
 
 
 def test_held_out_questions_are_answered_by_both_and_the_start_is_not_asked_twice(tmp_path: Path) -> None:
@@ -163,3 +164,17 @@ def test_greedy_answers_are_asked_for_once(tmp_path: Path) -> None:
     hosts = Hosts(a=ScriptedEngine())
     greedy = "[responses.sampling]\ntemperature = 0.0\n"
     assert len(talk(tmp_path, hosts, greedy).ask("one", 4)["a"]) == 1
+
+
+def test_the_draws_that_came_are_shown_where_one_did_not(tmp_path: Path) -> None:
+    class Mute(ScriptedEngine):
+        def generate(self, requests: Any) -> Any:
+            from dataclasses import replace
+
+            from pugc_core.engines.base import Refusal
+
+            (request,) = requests
+            yield Refusal(replace(request, draws=(1,)), "no_content")
+            yield from super().generate([replace(request, draws=(0, 2))])
+
+    assert len(talk(tmp_path, Hosts(a=Mute())).ask("one", 3)["a"]) == 2

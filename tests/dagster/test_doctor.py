@@ -79,3 +79,4 @@ def test_the_servers_of_a_recipe_are_asked(url: str, project: Path, monkeypatch:
     said = judge(url.replace("//", "//ann:se@"))
     assert "ann" not in said["state"]
     assert f"served by {url}" in said["state"]
+    assert doctor._bare("http://ann:se@host/v1?key=se#cret") == "http://host/v1"

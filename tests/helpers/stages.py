@@ -90,11 +90,10 @@ def _answer(batch: Sequence[Request], script: Script, finish: Callable[[str], st
     refusals: dict[bytes, Refusal] = {}
     for request in batch:
         for draw in request.draws:
-            text = script(request, draw)
+            text, key = script(request, draw), request.key(draw)
             if isinstance(text, Refusal):
-                refusals[request.digest] = text
+                refusals[key] = text
                 continue
-            key = request.key(draw)
             generations[key] = Generation(key, text, finish(text), 7, len(text.split()), request.seed(draw), "hand")
     return Answers(generations, refusals)
 
