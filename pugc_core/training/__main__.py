@@ -1,6 +1,6 @@
 """`python -m pugc_core.training SPEC.json`: one training in a process of its own, whose end frees the GPU.
 
-SPEC.json holds {"dataset", "start", "objective", "out", "config"}; without it, the environment variable PUGC_TRAINING
+SPEC.json holds {"dataset", "start", "objective", "out", "config", "system_role"}; without it, the environment variable PUGC_TRAINING
 does. Each line on stdout is one JSON object: {"progress": {...}} as it goes, then {"summary": {...}}, or
 {"error": {"problem", "fix", "kind"}} with exit code 1. Of several processes that a launcher started the first one
 speaks. Whatever the libraries print goes to stderr.
@@ -75,8 +75,10 @@ def _spec(paths: list[str]) -> dict[str, Any]:
     except (OSError, ValueError) as err:
         raise RecipeError(f"cannot read the spec {place}: {err}") from err
     wanted = {"dataset", "start", "objective", "out"}
-    if not isinstance(spec, dict) or spec.keys() - {"config"} != wanted:
-        raise RecipeError(f"the spec {place} must be an object with {', '.join(sorted(wanted))} and config")
+    if not isinstance(spec, dict) or spec.keys() - {"config", "system_role"} != wanted:
+        raise RecipeError(
+            f"the spec {place} must be an object with {', '.join(sorted(wanted))} and may have config and system_role"
+        )
     return spec
 
 
