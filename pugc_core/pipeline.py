@@ -109,7 +109,7 @@ class Pass:
                 self.failed[shard] = as_pugc_error(err)
                 if shard == ALL:
                     raise
-                if isinstance(err, StorageError):
+                if isinstance(result, StorageError):
                     continue  # what cannot be read now may be readable next time: the table that is there stays
                 made = self._failed(shard, stale[shard], calls)
             yield made
