@@ -40,8 +40,8 @@ class Survey:
 
     `stages` has every stage in run order ("policy/<objective>" for policies), each with the reason by shard; a stage
     without shards has the one shard "_all". `total` counts the tables that there should be, `made` those there are.
-    `failed` has the shards that could not be made of what is there now, with the reason, by stage: running them again
-    changes nothing until their file does, so they are not out of date.
+    `failed` has the shards that could not be made of what is there now, with the reason, by stage. They are not out of
+    date: those of stage ugc wait for their file to change, and a refresh tries the others again (`to_refresh`).
     """
 
     stages: Mapping[str, Mapping[str, str]]
@@ -189,6 +189,7 @@ def _policy(
         "dataset": "it was trained on another dataset",
         "start": "the model that it starts from changed",
         "version": "the training code changed",
+        "system_role": "it was trained with the system role that the model does not have",
     }
     return "; ".join(words.get(name, "its training settings changed") for name in changed) or None
 

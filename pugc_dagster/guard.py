@@ -6,6 +6,7 @@ mutations from a GET, and from a POST that needs no leave of the browser. Rules,
 - Host is an IP address, localhost, or a name in PUGC_UI_HOSTS: no foreign name that was pointed here (DNS rebinding).
 - Origin, where there is one, is the page's own; so is Sec-Fetch-Site. Links into the UI work.
 - What changes something is a POST of application/json, which a foreign page cannot send unasked.
+- No path has white space or control characters in it: routes match some of those as if they were not there.
 - With PUGC_UI_TOKEN set, everything asks for a login: a form in the browser, `Authorization: Bearer` for scripts.
 
 `python -m pugc_dagster.guard` is `dagster-webserver`, options and all, behind the guard; `pugc ui` is `dagster dev`
@@ -21,9 +22,10 @@ import logging
 import os
 import re
 import secrets
+import sys
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, unquote
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import HTTPConnection, Request
@@ -34,6 +36,7 @@ from pugc_core.errors import PugcError
 from pugc_dagster import project
 
 LOGIN = "/pugc/login"
+"""What the form's path ends in, behind whatever `--path-prefix` or the page asked for puts before it."""
 _COOKIE = "pugc_ui"
 _SHORTEST = 16
 """Characters of a token; what is shorter can be guessed by trying."""
@@ -59,7 +62,7 @@ class Guard:
         if scope["type"] == "lifespan":
             return await self._app(scope, receive, send)
         refusal = self.refusal(scope)
-        if refusal is None and self._token is not None and not self._known(scope):
+        if refusal is None and self._token is not None and (_is_login(scope) or not self._known(scope)):
             refusal = await self._login(scope, receive)
         if refusal is None:
             if scope["type"] == "http" and scope["method"] in ("GET", "HEAD") and _is_graphql(scope):
@@ -72,6 +75,8 @@ class Guard:
 
     def refusal(self, scope: Scope) -> Response | None:
         """Why not to pass this on; None for what may pass."""
+        if re.search(r"[\s\x00-\x1f\x7f-\x9f]", scope["path"]):
+            return _refuse("white space or a control character in the path", "leave it out", status=400)
         headers = Headers(scope=scope)
         hosts, origins = headers.getlist("host"), headers.getlist("origin")
         if len(hosts) != 1 or not self._own(_name(hosts[0])):
@@ -89,8 +94,8 @@ class Guard:
             if _is_graphql(scope) and "text/html" not in headers.get("accept", ""):
                 return _refuse("GraphQL answers to POST only", "POST the query as application/json", status=405)
             return None
-        if scope["path"] == LOGIN:
-            return None
+        if self._token is not None and _is_login(scope):
+            return None  # which never reaches Dagster
         kinds = [kind.split(";")[0].strip().lower() for kind in headers.getlist("content-type")]
         if scope["method"] != "POST" or kinds != ["application/json"]:
             return _refuse("what changes something is a POST of application/json", "send it as that", status=415)
@@ -121,7 +126,7 @@ class Guard:
 
     async def _login(self, scope: Scope, receive: Receive) -> Response:
         """The form, or what comes of sending it; for a script the plain reason."""
-        if scope["type"] == "http" and scope["path"] == LOGIN and scope["method"] == "POST":
+        if _is_login(scope):
             body = b""
             async for piece in Request(scope, receive).stream():
                 body += piece
@@ -129,13 +134,14 @@ class Guard:
                     return _refuse("a login of more than 10,000 bytes", "send the form", status=413)
             given = parse_qs(body.decode("utf-8", "replace")).get("token", [""])[0]
             if not _equal(given, self._token or ""):
-                return HTMLResponse(_PAGE % (LOGIN, "That is not the token (PUGC_UI_TOKEN)."), 401)
-            answer = RedirectResponse("/", status_code=303)
+                return _form(scope, "That is not the token (PUGC_UI_TOKEN).")
+            # Where the form was shown, without a word of where that is: a proxy may know it by another path.
+            answer = RedirectResponse("..", status_code=303)
             secure = scope.get("scheme") == "https"
             answer.set_cookie(_COOKIE, self._session, httponly=True, samesite="lax", secure=secure)
             return answer
         if scope["type"] == "http" and "text/html" in Headers(scope=scope).get("accept", ""):
-            return HTMLResponse(_PAGE % (LOGIN, "This web UI asks for its token (PUGC_UI_TOKEN)."), 401)
+            return _form(scope, "This web UI asks for its token (PUGC_UI_TOKEN).")
         return _refuse("no login", "send the header Authorization: Bearer and the token (PUGC_UI_TOKEN)", status=401)
 
 
@@ -143,8 +149,20 @@ def _refuse(problem: str, fix: str, *, status: int = 403) -> Response:
     return PlainTextResponse(f"refused: {problem}\n  fix: {fix}\n", status_code=status)
 
 
+def _form(scope: Scope, words: str) -> Response:
+    """The form, which is sent to a path beside the page that was asked for; sent once more, to the same."""
+    action = "" if scope["path"].endswith(LOGIN) else LOGIN.removeprefix("/")
+    return HTMLResponse(_PAGE % (action, words), 401)
+
+
+def _is_login(scope: Scope) -> bool:
+    return bool(scope["type"] == "http" and scope["method"] == "POST" and scope["path"].endswith(LOGIN))
+
+
 def _is_graphql(scope: Scope) -> bool:
-    return str(scope["path"]).rstrip("/").endswith("/graphql")
+    """Whether a path may be taken for GraphQL's: rather one too many, which loses its query, than one too few."""
+    path = unquote(str(scope["path"])).lower().replace("\\", "/")
+    return path.rstrip("/.").endswith("/graphql")
 
 
 def _name(host: str) -> str:
@@ -182,9 +200,25 @@ def of_environment(app: ASGIApp) -> Guard:
     return Guard(app, hosts=[name.strip() for name in names if name.strip()], token=token())
 
 
+def protected(host: str) -> None:
+    """Raises PugcError where the web UI would listen to a network without a token."""
+    if token() is None and host not in ("localhost", "127.0.0.1", "::1"):
+        raise PugcError(f"on {host} everybody in the network could run things", fix=f"set PUGC_UI_TOKEN first; {_MAKE}")
+
+
 def webserver() -> None:
-    """`dagster-webserver` with its app behind the guard."""
+    """`dagster-webserver` with its app behind the guard. Listens to no network without a token."""
     cli: Any = importlib.import_module("dagster_webserver.cli")
+    serve = cli.cli.callback  # told the host, whether an option or the environment said it
+
+    def checked(**options: Any) -> Any:
+        try:
+            protected(options["host"])
+        except PugcError as err:
+            sys.exit(f"pugc: {err}")
+        return serve(**options)
+
+    cli.cli.callback = checked
     create = cli.create_app_from_workspace_process_context
     cli.create_app_from_workspace_process_context = lambda *args, **kwargs: of_environment(create(*args, **kwargs))
     cli.main()
@@ -195,8 +229,7 @@ def dev(host: str, port: int) -> None:
 
     Raises PugcError rather than listen to a network without a token.
     """
-    if token() is None and host not in ("localhost", "127.0.0.1", "::1"):
-        raise PugcError(f"on {host} everybody in the network could run things", fix=f"set PUGC_UI_TOKEN first; {_MAKE}")
+    protected(host)
     root = project.root()
     os.chdir(root)  # paths in dagster.yaml count from here
     os.environ["DAGSTER_HOME"] = str(root)

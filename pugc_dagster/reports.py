@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from html.parser import HTMLParser
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -50,15 +51,38 @@ def write(recipe: Recipe, workspace: Workspace) -> str:
 def outside(page: str) -> list[str]:
     """What a page would ask of a server when it is opened. Users' texts are escaped, and cannot; nor can its scripts,
     which the page's policy (Content-Security-Policy) forbids to load anything."""
-    found = re.finditer(r"""\b(?:src|href)\s*=\s*["'](?!#)([^"']+)|\burl\((?!["']?#)([^)]+)\)""", _stripped(page))
-    return [match.group(1) or match.group(2) for match in found]
+    reader = _Outside()
+    reader.feed(page)
+    reader.close()
+    return reader.found
 
 
-def _stripped(page: str) -> str:
-    """The page without the scripts that ship."""
-    for script in _scripts():
-        page = page.replace(f"<script>{script}</script>", "")
-    return page
+class _Outside(HTMLParser):
+    """Collects addresses in tags and styles; what is text, or the content of a script, is none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self._in_style = False
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._in_style = tag == "style"
+        for name, value in attrs:
+            if name.rpartition(":")[2] in ("src", "href") and value and not value.startswith("#"):
+                self.found.append(value)
+            elif value and name == "style":
+                self._style(value)
+
+    def handle_endtag(self, tag: str) -> None:
+        self._in_style = False
+
+    def handle_data(self, data: str) -> None:
+        if self._in_style:
+            self._style(data)
+
+    def _style(self, text: str) -> None:
+        self.found += re.findall(r"""\burl\((?!\s*["']?#)\s*["']?([^)"']+)""", text)
+        self.found += re.findall(r"""@import\s+["']([^"']+)""", text)
 
 
 def _scripts() -> list[str]:
@@ -175,4 +199,5 @@ def _samples(path: Path) -> list[dict[str, str]]:
 
 
 def _training(path: Path) -> dict[str, Any] | None:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    """The record of a policy's training; older ones have no held-out figures."""
+    return {"held_out": {}, **json.loads(path.read_text(encoding="utf-8"))} if path.is_file() else None

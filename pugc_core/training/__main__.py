@@ -1,9 +1,9 @@
 """`python -m pugc_core.training SPEC.json`: one training in a process of its own, whose end frees the GPU.
 
-SPEC.json holds {"dataset", "start", "objective", "out", "config"}; without it, the environment variable PUGC_TRAINING
-does. Each line on stdout is one JSON object: {"progress": {...}} as it goes, then {"summary": {...}}, or
-{"error": {"problem", "fix", "kind"}} with exit code 1. Of several processes that a launcher started the first one
-speaks. Whatever the libraries print goes to stderr.
+SPEC.json holds {"dataset", "start", "objective", "out"} and may hold {"config", "system_role"}; without it, the
+environment variable PUGC_TRAINING does. Each line on stdout is one JSON object: {"progress": {...}} as it goes, then
+{"summary": {...}}, or {"error": {"problem", "fix", "kind"}} with exit code 1. Of several processes that a launcher
+started the first one speaks. Whatever the libraries print goes to stderr.
 With --stay-with-parent the process ends when its stdin closes or its parent is gone.
 """
 
@@ -74,9 +74,10 @@ def _spec(paths: list[str]) -> dict[str, Any]:
         spec = json.loads(Path(place).read_text(encoding="utf-8") if paths else os.environ[SPEC])
     except (OSError, ValueError) as err:
         raise RecipeError(f"cannot read the spec {place}: {err}") from err
-    wanted = {"dataset", "start", "objective", "out"}
-    if not isinstance(spec, dict) or spec.keys() - {"config"} != wanted:
-        raise RecipeError(f"the spec {place} must be an object with {', '.join(sorted(wanted))} and config")
+    wanted, besides = {"dataset", "start", "objective", "out"}, ("config", "system_role")
+    if not isinstance(spec, dict) or spec.keys() - {*besides} != wanted:
+        names = f"{', '.join(sorted(wanted))}; beside these it may have {' and '.join(besides)}"
+        raise RecipeError(f"the spec {place} must be an object with {names}")
     return spec
 
 

@@ -66,14 +66,14 @@ def _pairs(path: str, raw: bytes) -> list[Pair]:
     return [Pair(*row) for row in frame.select(*_COLUMNS, *cut_off).iter_rows()]
 
 
-def fitting(pairs: list[Pair], tokenizer: Any, max_length: int, end: int) -> Pairs:
+def fitting(pairs: list[Pair], tokenizer: Any, max_length: int, end: int, system_role: bool | None = None) -> Pairs:
     """The pairs whose prompt fits whole with either answer in `max_length` tokens; `end` is the token that answers end
-    on, see tokens.end_of_turn."""
+    on, see tokens.end_of_turn; `system_role` is the model's (models.ModelSpec)."""
     kept: list[dict[str, Ids]] = []
     total = 0
     dropped: Counter[str] = Counter()
     for pair in pairs:
-        row = pair_ids(pair, tokenizer, end)
+        row = pair_ids(pair, tokenizer, end, system_role)
         prompt, chosen, rejected = (len(ids) for ids in row.values())
         if prompt + max(chosen, rejected) <= max_length:
             kept.append(row)

@@ -14,11 +14,14 @@ FILE = "lineage.json"
 
 def wanted(recipe: Recipe, objective: str, dataset: str | None) -> dict[str, Any]:
     """What a policy trained now would be made from; `dataset` is the content hash of the data set."""
+    policy = recipe.model("policy")
     return {
         "dataset": dataset,
-        "start": recipe.model("policy").identity,
+        "start": policy.identity,
         "knobs": recipe.training.knobs(objective),
         "version": VERSION,
+        # Not where it is at its default: policies from before it counted are what they would be.
+        **({"system_role": False} if policy.system_role is False else {}),
     }
 
 

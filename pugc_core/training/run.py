@@ -34,6 +34,7 @@ def run(
     report: Report,
     module: str = "pugc_core.training",
     env: Mapping[str, str] = MappingProxyType({}),
+    system_role: bool | None = None,
 ) -> Summary:
     """What `trainer.train` does, with the same errors, in processes of their own, one per device.
 
@@ -49,6 +50,7 @@ def run(
         "objective": objective,
         "out": out,
         "config": config.model_dump(mode="json"),
+        "system_role": system_role,
     }
     child = subprocess.Popen(
         command(config.launch, [module, "--stay-with-parent"], gpus=gpus()),

@@ -51,13 +51,13 @@ def end_of_turn(tokenizer: Any, stops: Collection[int]) -> int:
     return end
 
 
-def pair_ids(pair: Pair, tokenizer: Any, end: int) -> dict[str, Ids]:
+def pair_ids(pair: Pair, tokenizer: Any, end: int, system_role: bool | None = None) -> dict[str, Ids]:
     """prompt_ids, chosen_ids and rejected_ids of a pair, in that order: the prompt exactly as the engines send it, and
-    an answer's tokens with `end` behind them, unless it was cut off and so never ended.
+    an answer's tokens with `end` behind them, unless it was cut off and so never ended. `system_role` is the model's.
 
     Raises EngineError where the chat template refuses the prompt.
     """
-    prompt = encode(tokenizer, [Message(turn["role"], turn["content"]) for turn in pair.prompt])
+    prompt = encode(tokenizer, [Message(turn["role"], turn["content"]) for turn in pair.prompt], system_role)
     # Tokenizers of the SentencePiece kind put a blank before a text's first word, which a model writes too, but not
     # where its answer starts a line.
     before = _BREAK if tokenizer.decode(prompt[-1:]).endswith(_BREAK) else ""

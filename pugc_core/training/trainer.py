@@ -34,11 +34,21 @@ _ROWS = "rows"
 _VERSIONS = ("trl", "transformers", "torch", "accelerate", "datasets")
 
 
-def train(*, dataset: str, start: str, objective: str, config: TrainingConfig, out: str, report: Report) -> Summary:
+def train(
+    *,
+    dataset: str,
+    start: str,
+    objective: str,
+    config: TrainingConfig,
+    out: str,
+    report: Report,
+    system_role: bool | None = None,
+) -> Summary:
     """Train the policy `start` on the folder `dataset` (train.parquet, test.parquet) and write it to the folder `out`.
 
-    `start` is a local Hugging Face folder or a hub id, with "@revision" where one is meant. What is written is an
-    ordinary Hugging Face folder in the start model's own dtype, with a record of the training in training.json.
+    `start` is a local Hugging Face folder or a hub id, with "@revision" where one is meant; `system_role` is
+    what its recipe says of it, so that prompts are those that were sampled. What is written is an ordinary Hugging Face
+    folder in the start model's own dtype, with a record of the training in training.json.
     Started again after it was killed, it goes on from the last checkpoint.
     Raises RecipeError for an unknown objective or a batch that the devices do not divide, ModelNotFound,
     MissingDependency, and TrainingError for the rest.
@@ -61,13 +71,14 @@ def train(*, dataset: str, start: str, objective: str, config: TrainingConfig, o
             fix="ingest more posts, or look at the drop reasons of the pairs stage (`pugc status`)",
         )
     device, precision, notes = _arithmetic(config)
-    key = digest([VERSION, pairs.content, fingerprint(start), config.knobs(objective), devices])
+    parts = [VERSION, pairs.content, fingerprint(start), config.knobs(objective), devices]
+    key = digest([*parts, {"system_role": False}] if system_role is False else parts)
     with _together(out, key, device) as folder:
         set_seed(config.seed)
         tokenizer = load_tokenizer(start)
         end = end_of_turn(tokenizer, stops(start, tokenizer))
-        kept = data.fitting(pairs.train, tokenizer, config.max_length, end)
-        held_out = data.fitting(pairs.test, tokenizer, config.max_length, end)
+        kept = data.fitting(pairs.train, tokenizer, config.max_length, end, system_role)
+        held_out = data.fitting(pairs.test, tokenizer, config.max_length, end, system_role)
         if not kept.kept:
             raise TrainingError(
                 f"none of the {len(pairs.train)} training pairs fits whole in max_length {config.max_length} tokens",

@@ -177,6 +177,7 @@ def _train(
         message_reader=_OneWriter(),
     ) as session:
         summary = run(
+            system_role=recipe.model("policy").system_role,
             dataset=workspace.dataset(recipe.name),
             start=start_of(pinned(recipe.model("policy"), workspace.ledger)),
             objective=objective,

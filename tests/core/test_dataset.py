@@ -9,6 +9,7 @@ from helpers.stages import Run, changed, drive, ident, table
 from pydantic import ValidationError
 
 from pugc_core import exports, records
+from pugc_core.errors import StorageError
 from pugc_core.prompts import responses
 from pugc_core.prompts.base import Prompt
 from pugc_core.stages.dataset import ALL, Dataset, DatasetConfig
@@ -93,6 +94,13 @@ def test_the_table_does_not_depend_on_the_order_of_shards_or_rows() -> None:
     first = build(frames)
     assert build(frames[::-1]).table.equals(first.table)
     assert build([frame.reverse() for frame in frames]).table.equals(first.table)
+
+
+def test_pairs_of_an_older_version_are_an_error_that_names_their_shards() -> None:
+    older = pairs("two", shard="b").with_columns(post=pl.lit(None, pl.String))
+    with pytest.raises(StorageError, match="of 1 shards were made by an older version of pugc: b\n") as err:
+        build([pairs("one"), older])
+    assert "pugc refresh" in (err.value.fix or "")
 
 
 def test_dropped_pairs_stay_out() -> None:

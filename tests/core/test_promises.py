@@ -507,6 +507,29 @@ def test_a_table_that_breaks_its_schema_stops_only_its_own_shard(
     assert chain.files() == undisturbed
 
 
+def test_a_table_stays_where_what_it_is_made_of_cannot_be_read_for_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain = two_shards(str(tmp_path))
+    chain.run()
+    before = chain.files()
+    honest = Loaded.frame
+
+    def away(self: Loaded) -> pl.DataFrame:
+        if self.footer.stage == "quality" and self.footer.shard == "a":
+            raise StorageError("the bucket does not answer")
+        return honest(self)
+
+    monkeypatch.setattr(Loaded, "frame", away)
+    changed = Chain(str(tmp_path), scripted_recipe(instructions={"max_chars": 60}))
+    ran = changed.run(to="instructions", engine=no_engine)
+    assert list(ran.failed["instructions"]) == ["a"]
+    assert ran.made == {"instructions": ["b"]}
+    assert chain.files()["instructions/a"] == before["instructions/a"]
+    monkeypatch.undo()
+    assert changed.run(to="instructions", engine=no_engine).made == {"instructions": ["a"]}
+
+
 def test_shards_without_their_inputs_do_not_hold_up_the_others(tmp_path: Path) -> None:
     chain = two_shards(str(tmp_path))
     chain.run(to="responses")

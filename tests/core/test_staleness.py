@@ -10,6 +10,7 @@ from helpers.chain import STAGES, Chain, posts, scripted_recipe
 
 from pugc_core import memory, storage
 from pugc_core.stages.dataset import ALL
+from pugc_core.stages.quality import Quality
 from pugc_core.staleness import MISSING, Survey, survey, to_refresh
 
 SHARDED = STAGES[:-1]
@@ -124,6 +125,25 @@ def test_a_lost_first_table_is_made_again_by_a_refresh(chain: Chain) -> None:
     assert to_refresh(look(chain), SHARDED) == (list(SHARDED), ["a"])
     chain.put("new", posts(3, start=77))
     assert to_refresh(look(chain), SHARDED) == (list(SHARDED), ["a"])
+
+
+def test_a_refresh_tries_again_what_failed_but_for_files_that_are_of_no_use(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage.write(storage.join(chain.workspace.inbox, "bad.jsonl"), b"")
+    honest = Quality.build
+
+    def broken(self, shard, inputs):  # type: ignore[no-untyped-def]
+        frame = yield from honest(self, shard, inputs)
+        return frame.vstack(frame) if shard == "a" else frame
+
+    monkeypatch.setattr(Quality, "build", broken)
+    chain.forget("quality")
+    chain.run()
+    found = look(chain)
+    assert {stage: list(shards) for stage, shards in found.failed.items()} == {"ugc": ["bad"], "quality": ["a"]}
+    assert stale(found) == {}
+    assert to_refresh(found, SHARDED) == (list(SHARDED[SHARDED.index("quality") :]), ["a"])
 
 
 def test_agrees_with_what_a_run_makes_whatever_was_changed(chain: Chain) -> None:

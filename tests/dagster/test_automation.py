@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
 import os
@@ -15,8 +16,9 @@ import dagster as dg
 import pytest
 
 from pugc_core import runs
-from pugc_core.errors import EngineError
+from pugc_core.errors import EngineError, PugcError
 from pugc_core.recipe import Recipe, load
+from pugc_core.stages.quality import Quality
 from pugc_core.workspace import Workspace
 from pugc_dagster import automation, definitions, execute, outdated
 from pugc_dagster.partitions import partitions_name, stretches
@@ -187,6 +189,31 @@ def test_new_changed_and_broken_shards_run_down_to_pairs(inbox: Path, posts: Cal
         file.write_text(file.read_text() + "[rewards]\nn = 4\n")
         tick.sensor = automation.new_content(recipe())[1]
         assert settle().run_requests == []
+
+
+def test_a_shard_that_failed_after_its_posts_were_read_is_tried_once_more(
+    inbox: Path, posts: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        (inbox / f"{name}.jsonl").write_bytes(posts(name).read_bytes())
+    (inbox / "broken.parquet").write_bytes(b"PAR1 half a file")
+    honest = Quality.build
+
+    def broken(self, shard, inputs):  # type: ignore[no-untyped-def]
+        frame = yield from honest(self, shard, inputs)
+        return frame.vstack(frame) if shard == "a" else frame
+
+    with execute.instance() as instance:
+        with monkeypatch.context() as patch:
+            patch.setattr(Quality, "build", broken)
+            with contextlib.suppress(PugcError):
+                execute.run(instance, recipe(), execute.workspace(), to="pairs")
+        new = automation.new_shards("scripted", execute.workspace())
+        assert {shard: state.split()[1] for shard, state in new.items()} == {"a": "quality"}
+        seen, tick = Ticks(automation.inbox, instance), Ticks(automation.new_content(recipe())[1], instance)
+        seen(), seen(), tick()
+        assert launch(instance, tick())
+        assert automation.new_shards("scripted", execute.workspace()) == {}
 
 
 def test_a_partial_run_of_a_changed_recipe_is_no_new_content(inbox: Path, posts: Callable[..., Path]) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 import pytest
 
@@ -94,6 +96,9 @@ def test_what_does_not() -> None:
         {"path": "/graphql?query=mutation", "method": "GET"},
         {"path": "/graphql/?query=mutation", "method": "GET"},
         {"path": "/prefix/graphql?query=mutation", "method": "GET"},
+        *({"path": f"{path}?query=mutation", "method": "GET"} for path in ("/GraphQL", "/graphql/.", "/a%2fgraphql")),
+        # No login without a token: what ends like one is what it is.
+        {"path": "/report_asset_check/a" + LOGIN, "headers": {"content-type": "text/plain"}},
         {"path": "/graphql?query=mutation"},
         *({"headers": {"content-type": kind}} for kind in ("text/plain", "application/x-www-form-urlencoded")),
         {"headers": {"content-type": "text/plain; application/json"}},  # which Dagster takes for JSON
@@ -140,6 +145,14 @@ def test_what_does_not() -> None:
         assert ask(kind="websocket", headers=headers)[0] == 403
 
 
+def test_paths_that_a_route_would_take_for_others() -> None:
+    """Starlette's `^/graphql$` matches what uvicorn makes of /graphql%0A."""
+    for path in ("/graphql\n", "/graphql\n/", "/graphql \t", "/\x00graphql", "/graphql\u2028", "/graphql\x85"):
+        for headers in ({}, HTML):
+            assert ask(f"{path}?query=mutation", "GET", headers)[0] == 400, path
+        assert ask(path, kind="websocket")[0] == 403
+
+
 def test_the_playground_is_shown_and_runs_nothing_by_itself() -> None:
     assert ask("/graphql?query=mutation", "GET", HTML) == (200, {"x-frame-options": "SAMEORIGIN"}, "")
 
@@ -168,7 +181,7 @@ def test_with_a_token_nothing_passes_without_a_login() -> None:
         == 403
     )
     status, headers, _ = ask(LOGIN, "POST", sending, body=f"token={TOKEN.replace(' ', '+')}".encode(), front=front)
-    assert (status, headers["location"]) == (303, "/")
+    assert (status, headers["location"]) == (303, "..")
     cookie, *flags = headers["set-cookie"].split("; ")
     assert {"HttpOnly", "SameSite=lax"} <= {*flags}
     assert TOKEN not in cookie
@@ -177,6 +190,47 @@ def test_with_a_token_nothing_passes_without_a_login() -> None:
     # Nor does a login make another page trusted, or outlive the server.
     assert ask(kind="websocket", headers={"cookie": cookie, "origin": "http://localhost:8000"}, front=front)[0] == 403
     assert ask("/", "GET", {"cookie": cookie}, token=TOKEN)[0] == 401
+
+
+def test_a_login_under_a_prefix() -> None:
+    """The form's action and the answer to it count from the page that was asked for."""
+    front = Guard(None, token=TOKEN)  # type: ignore[arg-type]
+    sending, base = {"content-type": "application/x-www-form-urlencoded"}, f"http://{HOST}"
+    for page, back in (("/", "/"), ("/prefix/", "/prefix/"), ("/prefix/assets/a", "/prefix/assets/")):
+        form = ask(page, "GET", HTML, front=front)[2]
+        place = urljoin(base + page, form.split('action="')[1].split('"')[0]).removeprefix(base)
+        status, headers, again = ask(place, "POST", sending, body=b"token=wrong", front=front)
+        assert (status, 'action=""' in again) == (401, True), page
+        status, headers, _ = ask(place, "POST", sending, body=f"token={TOKEN}".encode(), front=front)
+        assert status == 303, page
+        assert urljoin(base + place, headers["location"]) == base + back
+    # With a login, too, the form is the guard's own business: Dagster has paths that end in anything.
+    known = {**sending, "cookie": headers["set-cookie"].split("; ")[0]}
+    assert ask("/report_asset_check/a" + LOGIN, "POST", known, body=b"{}", front=front)[0] == 401
+
+
+@pytest.mark.parametrize("said", ["option", "environment"])
+def test_the_webserver_by_itself_listens_to_no_network_without_a_token(
+    monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    cli: Any = importlib.import_module("dagster_webserver.cli")
+    reached: list[str] = []
+    monkeypatch.setattr(cli, "create_app_from_workspace_process_context", None)
+    monkeypatch.setattr(cli.cli, "callback", lambda **options: reached.append(options["host"]))
+    served = cli.cli.callback
+    monkeypatch.delenv("PUGC_UI_TOKEN", raising=False)
+    monkeypatch.setattr(sys, "argv", ["guard", *(["-h", "0.0.0.0"] if said == "option" else [])])
+    if said == "environment":
+        monkeypatch.setenv("DAGSTER_WEBSERVER_HOST", "0.0.0.0")
+    with pytest.raises(SystemExit) as err:
+        guard.webserver()
+    assert "everybody in the network" in str(err.value.code)
+    assert reached == []
+    monkeypatch.setenv("PUGC_UI_TOKEN", TOKEN)
+    monkeypatch.setattr(cli.cli, "callback", served)
+    with pytest.raises(SystemExit):
+        guard.webserver()
+    assert reached == ["0.0.0.0"]
 
 
 def test_a_token_that_protects_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

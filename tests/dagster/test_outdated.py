@@ -13,10 +13,13 @@ from click.testing import CliRunner
 from dagster._core.definitions.partitions.context import partition_loading_context
 from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
 
+from pugc_core import DEFAULT_RECIPE
 from pugc_core.errors import RecipeError, SourceError
 from pugc_core.recipe import Recipe, load
 from pugc_core.staleness import survey
+from pugc_core.tables import Store
 from pugc_dagster import definitions, execute
+from pugc_dagster import outdated as outdated_
 from pugc_dagster.cli import main
 from pugc_dagster.partitions import shards
 from pugc_dagster.project import recipe_folders
@@ -75,6 +78,23 @@ def test_launch_pages_name_what_is_out_of_date(stale: Path) -> None:
     assert shown("scripted_mark_stale") == {"stages": {"rewards": sentence, "pairs": sentence}}
     assert "Shards: a, c" in job("scripted_refresh").description
     assert shown("tiny_refresh") == {"shards": {}}
+
+
+def test_storage_that_is_away_hides_nothing_else(
+    stale: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def away(*_: object) -> Any:
+        raise OSError("the bucket does not answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "shards", away)
+        patch.setattr(definitions.storage, "exists", away)
+        assert outdated_.look([recipe()]) == {}
+        found, broken = definitions._load_all()
+        assert {r.name for r in found} == {DEFAULT_RECIPE, "scripted"}
+        assert broken == {}
+    assert caplog.text.count("the bucket does not answer") >= 2
+    assert set(outdated_.look([recipe()])) == {"scripted"}
 
 
 def test_only_the_shards_left_on_the_launch_page_are_made_again(stale: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
 import json
 import re
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jinja2.utils import htmlsafe_json_dumps
 
 from pugc_core.recipe import load
 from pugc_dagster import execute, reports
@@ -33,6 +35,13 @@ def data(page: str) -> dict[str, Any]:
     assert found
     loaded: dict[str, Any] = json.loads(found.group(1))
     return loaded
+
+
+def stripped(page: str) -> str:
+    """The page without the scripts that ship."""
+    for script in reports._scripts():
+        page = page.replace(f"<script>{script}</script>", "")
+    return page
 
 
 def test_the_page_and_its_policy(written: Callable[[], str], project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,7 +77,44 @@ def test_the_page_and_its_policy(written: Callable[[], str], project: Path, monk
     assert (first["question"], first["license"], first["chosen_cut_off"]) == (sly, "CC BY 4.0", True)
     assert "before and after" in page
     assert sly not in page
-    assert len(re.findall(r"<script", reports._stripped(page))) == 1
+    assert len(re.findall(r"<script", stripped(page))) == 1
+
+
+def test_a_policy_of_before_there_were_held_out_figures(written: Callable[[], str], project: Path) -> None:
+    folder = project / "data" / "policies" / "scripted" / "dpo"
+    folder.mkdir(parents=True)
+    point = {"step": 1, "loss": 0.7, "margin": 0.1, "accuracy": 0.5, "learning_rate": 1e-5, "rows": 4}
+    record = {"steps": 1, "n_train": 4, "n_test": 1, "dropped_too_long": 0, "seconds": 2.0, "device": "cpu"}
+    (folder / "training.json").write_text(json.dumps({**record, "final": {"loss": 0.7}, "curve": [point]}))
+    page = written()
+    assert "1 steps on 4 pairs" in page
+    assert "held-out pairs:" not in page
+
+
+def test_only_what_would_be_loaded_counts_as_outside() -> None:
+    words = 'background: url(http://x/y.png); <img src="http://x/a"> @import "http://x/b"'
+    harmless = [
+        f"<p>{html.escape(words)}</p>",
+        "<p>url(http://x/y.png) src='http://x/z' href=z</p>",
+        f'<script type="application/json" id="data">{htmlsafe_json_dumps(words)}</script>',
+        f'<div title="{html.escape(words)}"></div>',
+        '<a href="#pair"><use xlink:href="#m"/></a><path style="clip-path: url(#p)"/>',
+        '<style>a { fill: url( "#p" ) }</style>',
+    ]
+    for page in harmless:
+        assert reports.outside(page) == [], page
+    for page in (
+        "<style>a { background: url(http://x/y) }</style>",
+        "<style>a { background: url( 'http://x/y' ) }</style>",
+        '<style>@import "http://x/y";</style>',
+        '<p style="background: url(&quot;http://x/y&quot;)">',
+        "<img src=http://x/y>",
+        '<IMG SRC = "http://x/y"/>',
+        '<link rel="stylesheet" href="http://x/y">',
+        '<image xlink:href="http://x/y"/>',
+        '<script src="http://x/y"></script>',
+    ):
+        assert reports.outside(page) == ["http://x/y"], page
 
 
 def test_what_is_kept_of_others_has_its_licence() -> None:

@@ -103,3 +103,4 @@ def test_a_policy_of_the_code_before_is_out_of_date() -> None:
     now = lineage.wanted(recipe.load("tiny"), "dpo", "content")
     assert lineage.same(now, now)
     assert not lineage.same({name: value for name, value in now.items() if name != "version"}, now)
+    assert "system_role" not in now  # policies of before stay what they are

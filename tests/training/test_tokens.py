@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 from helpers.templates import FAMILIES, start_model
-from helpers.training import OBJECTIVES, dataset, trl_trainer
+from helpers.training import OBJECTIVES, dataset, pairs, trl_trainer
 
 from pugc_core.engines.transformers import encode
 from pugc_core.errors import TrainingError
@@ -93,6 +94,54 @@ def test_a_system_text_goes_where_sampling_put_it(tmp_path: Path) -> None:
     turns = [{"role": "system", "content": "Be brief."}, *PAIR["prompt"]]
     ids = pair_ids(Pair(**{**PAIR, "prompt": turns}), tokenizer, 2)["prompt_ids"]
     assert tokenizer.decode(ids) == "<s>[INST] Be brief.\nWhy? [/INST]"
+    # Where the format has a place for it, and the recipe says to leave that empty.
+    tokenizer = AutoTokenizer.from_pretrained(start_model(FAMILIES["zephyr"], tmp_path / "zephyr"))
+    for said in (None, False):
+        kept = data.fitting([Pair(**{**PAIR, "prompt": turns})], tokenizer, 500, 2, said).kept[0]["prompt_ids"]
+        assert list(kept) == encode(tokenizer, [Message(**turn) for turn in turns], said)
+        assert ("<|system|>" in tokenizer.decode(kept)) is (said is None)
+
+
+def test_a_training_is_told_of_the_system_role(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the caller through the process of its own to the tokens."""
+    from pugc_core.training import __main__, run, trainer
+
+    specs: list[dict[str, Any]] = []
+    monkeypatch.setattr(run, "_follow", lambda child, report: None)
+    monkeypatch.setattr(run, "_end", lambda child: None)
+    monkeypatch.setattr(run.subprocess, "Popen", lambda *a, env, **k: specs.append(json.loads(env[run.SPEC])))
+    told: list[object] = []
+
+    def fitting(pairs: Any, tokenizer: Any, max_length: int, end: int, system_role: object = "lost") -> Any:
+        told.append(system_role)
+        raise TrainingError("enough")
+
+    keys: list[str] = []
+    staging = trainer.staging
+
+    def keyed(out: str, key: str) -> Any:
+        keys.append(key)
+        return staging(out, key)
+
+    monkeypatch.setattr(trainer, "staging", keyed)
+    monkeypatch.setattr(data, "fitting", fitting)
+    start, folder = start_model(FAMILIES["zephyr"], tmp_path), dataset(tmp_path / "data", pairs(2))
+    for said in (None, True, False):
+        run.run(
+            dataset=folder,
+            start=start,
+            objective="dpo",
+            config=TrainingConfig(),
+            out=str(tmp_path / "out"),
+            report=lambda _: None,
+            system_role=said,
+        )
+        monkeypatch.setenv(run.SPEC, json.dumps(specs[-1]))
+        spec = __main__._spec([])
+        with pytest.raises(TrainingError, match="enough"):
+            trainer.train(**{**spec, "config": TrainingConfig.model_validate(spec["config"])}, report=lambda _: None)
+    assert told == [None, True, False]
+    assert keys[0] == keys[1] != keys[2]  # a training that was begun is gone on with
 
 
 def test_cut_off_answers_are_read_from_the_data_set(tmp_path: Path) -> None:
