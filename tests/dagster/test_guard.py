@@ -6,6 +6,7 @@ import asyncio
 import importlib
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
@@ -57,7 +58,8 @@ def ask(
         scope["method"] = method
     front = front or Guard(app, **options)
     front._app = app
-    asyncio.run(front(scope, receive, send))
+    with ThreadPoolExecutor(1) as pool:  # a loop may be running in this one, of a test with a browser
+        pool.submit(asyncio.run, front(scope, receive, send)).result()
     if kind == "websocket":
         return (101 if reached else 403), {}, ""
     if not reached:
