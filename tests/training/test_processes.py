@@ -137,10 +137,11 @@ def test_numbers_that_go_wrong_leave_the_last_good_checkpoint(start: str, tmp_pa
 @pytest.mark.slow
 def test_the_data_set_trains_with_trls_own_command_line(start: str, tmp_path: Path) -> None:
     from pugc_core.exports import write_dataset
+    from pugc_core.states import States
 
     folder = dataset(tmp_path / "rows", pairs(4), pairs(1))
     frame = pl.concat([pl.read_parquet(f"{folder}/{split}.parquet") for split in ("train", "test")])
-    write_dataset(str(tmp_path / "data"), frame, recipe="r", fingerprint="f", funnel={}, states={})
+    write_dataset(str(tmp_path / "data"), frame, recipe="r", fingerprint="f", funnel={}, states=States({}, ()))
     words = f"dpo --model_name_or_path {start} --dataset_name {tmp_path / 'data'} --output_dir {tmp_path / 'out'}"
     done = subprocess.run(
         [str(Path(sys.executable).parent / "trl"), *words.split(), "--max_steps", "2", "--use_cpu", "--bf16", "False"],
