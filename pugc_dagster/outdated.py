@@ -56,13 +56,13 @@ def refresh(recipe: Recipe, found: Survey | None = None) -> dg.JobDefinition:
     def op(context: dg.OpExecutionContext, config: OutOfDate) -> None:
         from pugc_dagster import execute  # it needs the definitions, which need this module
 
-        # Left as it is, the list means all that are out of date by now. One that is retired since is nobody's wish.
-        there = execute.workspace().shards()
-        names = [shard for shard in config.shards if shard in there or shard not in listed]
-        if config.shards.keys() == listed.keys():
-            names = []
+        workspace = execute.workspace()
+        names = list[str]()  # Left as it is, the list means all that are out of date by now.
+        if config.shards.keys() != listed.keys():
+            retired = listed.keys() - workspace.shards().keys()  # since the definitions were loaded
+            names = [shard for shard in config.shards if shard not in retired]
         before = execute.refresh(
-            context.instance, recipe, execute.workspace(), names, note=context.log.info, parent=context.run_id
+            context.instance, recipe, workspace, names, note=context.log.info, parent=context.run_id
         )
         for stage in before.stages:
             context.log.info(f"{stage}: {before.sentence(stage)}")
