@@ -28,6 +28,9 @@ class Sampling(Config):
     temperature: float = Field(1.0, ge=0)
     """0 is greedy."""
     top_p: float = Field(1.0, gt=0, le=1)
+    top_k: int = Field(0, ge=0)
+    """So many of the likeliest tokens to draw from; 0 takes all. On a CPU it costs far less than `top_p`, which sorts
+    the whole vocabulary for every token."""
     max_tokens: int = Field(512, gt=0)
     """Longest answer, in the model's own tokens."""
     repetition_penalty: float = Field(1.0, gt=0)

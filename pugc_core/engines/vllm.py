@@ -138,6 +138,7 @@ def _parameters(request: Request) -> Any:
         seed=request.seed(request.draws[0]),
         temperature=sampling.temperature,
         top_p=sampling.top_p,
+        top_k=sampling.top_k,
         max_tokens=sampling.max_tokens,
         repetition_penalty=sampling.repetition_penalty,
         frequency_penalty=sampling.frequency_penalty,

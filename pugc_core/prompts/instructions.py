@@ -44,6 +44,15 @@ and specific rather than general. Write a single question or instruction and not
         slots=SLOTS,
         markers=MARKERS,
     ),
+    "post-first": Prompt(
+        user="""###Reference Document:
+{ugc}
+###Task Description:
+Write the question that this document answers, and nothing else. The question must be understandable without the document.
+<example start> {example} <example end>""",
+        slots=SLOTS,
+        markers=(*MARKERS, "###Reference Document:", "###Task Description:"),
+    ),
 }
 
 _LABEL = re.compile(r"^\s*(?:\*\*)?(?:question|instruction|query)(?:\*\*)?\s*:\s*(?:\*\*)?\s*", re.IGNORECASE)

@@ -41,6 +41,16 @@ Give a reason, then a last line "Score: k".
         slots=SLOTS,
         markers=MARKERS,
     ),
+    # The post first, as in the other three wordings of this name: what they share is read once (prefix caching).
+    "post-first": Prompt(
+        user="""###Reference Document:
+{ugc}
+###Task Description:
+How good is this document as a source for a question and its answer? 1 is useless, 5 is excellent. \
+Give a reason, then a last line "Score: k".""",
+        slots=SLOTS,
+        markers=(*MARKERS, "###Reference Document:", "###Task Description:"),
+    ),
 }
 
 _SCORE = re.compile(r"(?<![^\W_])score[\W_]{0,6}(?<![-+.,])([1-5])(?:\s*(?:/|out of)\s*5)?[\W_]*$", re.IGNORECASE)

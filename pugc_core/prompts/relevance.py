@@ -35,6 +35,16 @@ Does the context answer the question? True or False.""",
         slots=SLOTS,
         markers=MARKERS,
     ),
+    "post-first": Prompt(
+        user="""###Reference Document:
+{ugc}
+###Task Description:
+Does the document answer this question? True or False.
+###Question
+{instruction}""",
+        slots=SLOTS,
+        markers=(*MARKERS, "###Reference Document:", "###Task Description:"),
+    ),
 }
 
 

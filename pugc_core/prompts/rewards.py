@@ -89,6 +89,22 @@ Compare the response with the reference document. Write feedback, then [RESULT] 
         slots=SLOTS,
         markers=MARKERS,
     ),
+    # The post before the response, so that the responses to one instruction share nearly their whole prompt.
+    "post-first": Prompt(
+        user="""###Reference Document:
+{ugc}
+###Task Description:
+Compare the response to the instruction with the reference document. Write feedback, then [RESULT] and a score from 1 to 5.
+###The instruction to evaluate:
+{instruction}
+###Response to evaluate:
+{response}
+###Score Rubrics:
+1 off topic, 2 weak, 3 fair, 4 good, 5 excellent.
+###Feedback: """,
+        slots=SLOTS,
+        markers=MARKERS,
+    ),
 }
 
 _MARKER = re.compile(r"\[(?:RESULT|SCORE)\]", re.IGNORECASE)

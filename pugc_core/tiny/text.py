@@ -72,6 +72,10 @@ class Salience:
         weight = {w: math.sqrt(n) * min(self._rarity(w), 5.0) for w, n in here.items()}
         return [spelt[w] for w in sorted(weight, key=lambda w: (-weight[w], w))[:count]]
 
+    def weight(self, word: str) -> float:
+        """How rare a word is among the texts, 0.1 to 5."""
+        return min(max(self._rarity(word.lower()), 0.1), 5.0)
+
     def _rarity(self, word: str) -> float:
         return math.log((1 + self.texts) / (1 + self.seen[word]))
 

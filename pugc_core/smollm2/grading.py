@@ -1,0 +1,99 @@
+"""The rule that grades a response against a post: how much of the post's content it has, and nothing else.
+
+Words that the question itself has count for neither side, so that repeating the question earns nothing; words without
+content count for nothing either, so that padding moves nothing. The judge learns this rule on responses whose words it can
+compare and is measured against people where the rule does not reach (see the card).
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from pugc_core.tiny.text import STOP
+
+ENOUGH = 48
+"""Content words of a post that a response can be expected to have; those of a longer post are not held against it."""
+FULL, BEND = 0.75, 0.55
+"""Overlap from which a response earns a 5, and how the scale bends below it: answers in words of their own share little
+with a post, good ones too, and would else all earn a 1."""
+_STEM = 6
+_BETWEEN = re.compile(r" (?:[a-z]{1,4} ){0,2}")
+_TOKEN = re.compile(r"[A-Za-z][A-Za-z'’-]*[A-Za-z]|\d+(?:[.,]\d+)*")
+
+
+def stem(word: str) -> str:
+    """What two forms of a word have in common, roughly: its first six letters in lower case."""
+    return word.lower()[:_STEM]
+
+
+def gist(text: str) -> set[str]:
+    """Stems of the content words of a text, and its numbers."""
+    return {stem(m.group()) for m in _TOKEN.finditer(text) if _tells(m.group())}
+
+
+def _tells(word: str) -> bool:
+    if word[0].isdigit():
+        return len(word) > 1  # "1." to "9." number the lines of a list
+    return len(word) > 3 and word.lower().replace("’", "'") not in STOP
+
+
+class Overlap(NamedTuple):
+    """The content of a response and of its post beyond the question's own words, as stems."""
+
+    shared: set[str]
+    response: set[str]
+    post: set[str]
+
+    @property
+    def share(self) -> float:
+        """0 to 1: F1, where at most ENOUGH of the post's words are wanted."""
+        return 2 * len(self.shared) / max(1, len(self.response) + min(len(self.post), ENOUGH)) if self.shared else 0.0
+
+    @property
+    def score(self) -> float:
+        """The share on the scale of a vote, 1 to 5, not rounded."""
+        return float(1 + 4 * min(1.0, self.share / FULL) ** BEND)
+
+
+def compare(response: str, post: str, question: str) -> Overlap:
+    """The content of both texts beyond that of the question."""
+    asked = gist(question)
+    ours, theirs = gist(response) - asked, gist(post) - asked
+    return Overlap(ours & theirs, ours, theirs)
+
+
+def quotes(text: str, wanted: set[str], count: int, rng: random.Random, weight: Callable[[str], float]) -> list[str]:
+    """Up to `count` phrases of `text`: a word with its stem in `wanted`, or two with no more than a short word between
+    them; none twice. Words with more `weight` come more often."""
+    found = [m for m in _TOKEN.finditer(text) if _tells(m.group()) and stem(m.group()) in wanted]
+    chosen: list[str] = []
+    used: set[str] = set()
+    weights = [weight(m.group()) for m in found]
+    while found and len(chosen) < count:
+        at = rng.choices(range(len(found)), weights)[0]
+        first = found[at]
+        after = found[at + 1] if at + 1 < len(found) else None
+        joined = after is not None and _BETWEEN.fullmatch(text, first.end(), after.start()) and rng.random() < 0.75
+        phrase = text[first.start() : (after if joined and after else first).end()]
+        used |= {stem(m.group()) for m in _TOKEN.finditer(phrase)}
+        chosen.append(phrase)
+        left = [(m, w) for m, w in zip(found, weights, strict=True) if stem(m.group()) not in used]
+        found, weights = [m for m, _ in left], [w for _, w in left]
+    return chosen
+
+
+def quoted(phrases: Sequence[str]) -> str:
+    """`"a"`, `"a" and "b"`, `"a", "b" and "c"`."""
+    marked = [f'"{phrase}"' for phrase in phrases]
+    return marked[0] if len(marked) == 1 else f"{', '.join(marked[:-1])} and {marked[-1]}"
+
+
+def rounded(value: float, rng: random.Random) -> int:
+    """One of the two whole numbers beside `value`, the nearer one more often, so that the mean of many is `value`."""
+    below = int(value)
+    return below + (rng.random() < value - below)
+
+
