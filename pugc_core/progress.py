@@ -21,17 +21,27 @@ class Progress(NamedTuple):
 
 
 Listener = Callable[[Progress], None]
+Hearer = Callable[[str], object]
 _listeners: list[Listener] = []
+_hearers: list[Hearer] = []
 
 
 @contextmanager
-def listen(listener: Listener) -> Iterator[None]:
-    """Tell `listener` of all progress while the block runs, instead of the log."""
+def listen(listener: Listener, hearer: Hearer = log.info) -> Iterator[None]:
+    """Tell `listener` of all progress while the block runs, and `hearer` what is said, instead of the log."""
     _listeners.append(listener)
+    _hearers.append(hearer)
     try:
         yield
     finally:
         _listeners.remove(listener)
+        _hearers.remove(hearer)
+
+
+def say(sentence: str) -> None:
+    """What is being prepared, where there is nothing to count; told at once."""
+    for hearer in _hearers or (log.info,):
+        hearer(sentence)
 
 
 class Reporter:

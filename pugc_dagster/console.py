@@ -49,7 +49,7 @@ def bars(enabled: bool = True) -> Iterator[None]:
         yield
         return
     if not sys.stderr.isatty():
-        with progress.listen(_line):
+        with progress.listen(_line, lambda sentence: echo(sentence, err=True)):
             yield
         return
     columns = (
@@ -67,7 +67,7 @@ def bars(enabled: bool = True) -> Iterator[None]:
                 tasks[state.work] = display.add_task(state.work, note="")
             display.update(tasks[state.work], completed=state.done, total=state.total, note=state.note)
 
-        with progress.listen(show):
+        with progress.listen(show, lambda sentence: display.console.print(Text(plain(sentence)))):
             yield
 
 

@@ -10,6 +10,8 @@ from typing import NamedTuple
 from pugc_core.engines.base import Engine
 from pugc_core.errors import MissingDependency, RecipeError
 from pugc_core.models import ModelSpec
+from pugc_core.progress import say as tell
+from pugc_core.smollm2.cache import Say
 
 __all__ = ["EngineHost", "Selection", "open_engine", "select"]
 
@@ -53,8 +55,9 @@ def select(spec: ModelSpec) -> Selection:
     )
 
 
-def open_engine(spec: ModelSpec) -> Engine:
-    """A ready engine for the model. Local models run in a process of their own, whose end frees their memory."""
+def open_engine(spec: ModelSpec, say: Say = tell) -> Engine:
+    """A ready engine for the model. Local models run in a process of their own, whose end frees their memory; what they
+    lack on this machine is brought before, and `say` is told."""
     name = select(spec).name
     try:
         if name == "scripted":
@@ -76,16 +79,19 @@ def open_engine(spec: ModelSpec) -> Engine:
         raise RecipeError(f"options of model {spec.id}: {err}", fix=f"see engines/{name}.py for its options") from err
     from pugc_core.engines.worker import WorkerEngine
 
+    spec.bring(say)  # here, not in the worker, which nobody hears
     return WorkerEngine(spec, name)
 
 
 class EngineHost:
     """Holds one engine at a time: roles that share a model share its engine, another model takes its place.
 
-    One GPU holds one model; a stage that needs the next one gets it when the last has left.
+    One GPU holds one model; a stage that needs the next one gets it when the last has left. `say` is told when a model
+    has to be fetched first.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, say: Say = tell) -> None:
+        self._say = say
         self._spec: ModelSpec | None = None
         self._engine: Engine | None = None
 
@@ -100,7 +106,7 @@ class EngineHost:
     def engine(self, spec: ModelSpec) -> Engine:
         if self._engine is None or self._spec != spec:
             self.close()
-            self._engine, self._spec = open_engine(spec), spec
+            self._engine, self._spec = open_engine(spec, self._say), spec
         return self._engine
 
     def close(self) -> None:

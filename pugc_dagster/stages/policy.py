@@ -29,6 +29,7 @@ from pugc_core.training.summary import Summary
 from pugc_core.workspace import Workspace
 from pugc_dagster import checks
 from pugc_dagster.metadata import cell, table
+from pugc_dagster.resources import told
 from pugc_dagster.stages.base import key
 
 SAMPLES = "samples.json"
@@ -171,6 +172,8 @@ def _train(
         if event["step"] < event["total"]:  # the last word is on the held-out pairs
             reporter(int(event["step"]), int(event["total"]), f"training pairs: {note}")
 
+    start = pinned(recipe.model("policy"), workspace.ledger)
+    start.bring(told(context.log.info))
     with dg.open_pipes_session(
         context=context,
         context_injector=dg.PipesTempFileContextInjector(),
@@ -179,7 +182,7 @@ def _train(
         summary = run(
             system_role=recipe.model("policy").system_role,
             dataset=workspace.dataset(recipe.name),
-            start=start_of(pinned(recipe.model("policy"), workspace.ledger)),
+            start=start_of(start),
             objective=objective,
             config=recipe.training,
             out=str(out),
