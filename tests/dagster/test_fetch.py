@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from pugc_core.smollm2 import base, cache, merge
 from pugc_dagster import console, definitions, guard
 from pugc_dagster.cli import main
 from pugc_dagster.resources import EnginesResource
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 def pugc(*words: object, code: int = 0) -> Result:
@@ -193,3 +197,23 @@ def test_a_card_names_what_a_policy_comes_from(project: Path) -> None:
     tiny = {**models, "policy": {"id": "pugc/tiny"}}
     assert card.head(scripted_recipe(models=tiny), "dpo", {None: 3})["base_model"] == "pugc/tiny"
     assert ModelSpec(id="pugc/tiny").location.endswith("weights")
+
+
+def test_make_goes_on_without_the_base(tmp_path: Path) -> None:
+    """`make base` never fails for want of a network, and a demo with the bundled model asks for none."""
+    make = shutil.which("make")
+    if make is None:
+        pytest.skip("no make")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "pugc").write_text('#!/bin/sh\necho "pugc $@"\n[ "$1" != fetch ]\n')
+    (tmp_path / "bin" / "pugc").chmod(0o755)
+    (tmp_path / ".installed").touch()  # as if `make install` had just run
+
+    def run(*words: str) -> str:
+        command = [make, f"VENV={tmp_path}", *words]
+        return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+
+    assert "going on without the base model: recipe tiny" in run("base")
+    assert [line for line in run("demo").splitlines() if line.startswith("pugc")] == ["pugc fetch", "pugc demo"]
+    assert "fetch" not in run("demo", "RECIPE=tiny")
+    assert "pugc demo --recipe tiny" in run("demo", "RECIPE=tiny")
