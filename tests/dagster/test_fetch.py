@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dagster as dg
@@ -17,10 +19,13 @@ from helpers import smollm2
 from pugc_core import default, progress
 from pugc_core.engines import EngineHost
 from pugc_core.models import ModelSpec
+from pugc_core.provided import MODELS
 from pugc_core.smollm2 import base, cache, merge
+from pugc_core.workspace import Workspace
 from pugc_dagster import console, definitions, guard
 from pugc_dagster.cli import main
 from pugc_dagster.resources import EnginesResource
+from pugc_dagster.stages import policy
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -217,3 +222,34 @@ def test_make_goes_on_without_the_base(tmp_path: Path) -> None:
     assert [line for line in run("demo").splitlines() if line.startswith("pugc")] == ["pugc fetch", "pugc demo"]
     assert "fetch" not in run("demo", "RECIPE=tiny")
     assert "pugc demo --recipe tiny" in run("demo", "RECIPE=tiny")
+
+
+def test_a_training_has_its_start_brought_first(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from helpers.chain import scripted_recipe
+
+    order: list[str] = []
+
+    class Session:
+        def get_bootstrap_env_vars(self) -> dict[str, str]:
+            return {}
+
+    class Ended(Exception):
+        pass
+
+    def run(**given: Any) -> None:
+        order.append(f"trained from {given['start']}")
+        raise Ended
+
+    def bring(say: Any) -> None:
+        say("fetching")
+
+    monkeypatch.setattr(policy.dg, "open_pipes_session", lambda **given: contextlib.nullcontext(Session()))
+    monkeypatch.setattr(policy, "run", run)
+    known = ModelSpec(id="pugc/smollm2").provided
+    assert known is not None
+    monkeypatch.setitem(MODELS, base.ID, known._replace(bring=bring))  # type: ignore[arg-type]
+    models = {"judge": {"id": "judge", "engine": "scripted"}, "policy": {"id": "pugc/smollm2"}}
+    context = SimpleNamespace(log=SimpleNamespace(info=order.append))
+    with pytest.raises(Ended):
+        policy._train(context, scripted_recipe(models=models), "dpo", Workspace(str(project / "data")), project / "out")  # type: ignore[arg-type]
+    assert order == ["fetching", f"trained from {base.place()}"]
