@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 import re
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -156,7 +157,7 @@ class Tasks:
         """A post; of communities more often than their share, and of those most often one that the base has answered."""
         families = [name for name in SHARES if self._by_kind[name]]
         pool = self._by_kind[self.rng.choices(families, [SHARES[name] for name in families])[0]]
-        for _ in range(3):
+        for _ in range(8):
             post = self.rng.choice(pool)
             if post.key in self.sampled.answers:
                 break
@@ -231,7 +232,7 @@ class Tasks:
     def quality(self, post: Post) -> Branch:
         """A sound post: 3 to 5 by how much detail it has among its kind and by people's votes, where there are any."""
         ranks = self._detail[_family(post)]
-        rank = sum(d < detail(post.text) for d in ranks) / max(1, len(ranks))
+        rank = bisect_left(ranks, detail(post.text)) / max(1, len(ranks))
         worth = rank if post.votes is None else 0.6 * rank + 0.4 * post.votes
         score = 3 if worth < 0.2 else 4 if worth < 0.5 else 5
         named = self.named(post.text, {3: 1, 4: 2, 5: 3}[score])
@@ -291,9 +292,9 @@ class Tasks:
         """A response and how it came about: the base's own, a person's, or made of sentences of this post and others."""
         rng = self.rng
         makers: dict[str, tuple[float, Callable[[], str]]] = {
-            "base": (4.0, lambda: _one(rng, self.sampled.answers.get(post.key, ()))),
-            "base_near": (1.5, lambda: self._near_answer(post, question)),
-            "base_mixed": (1.5, lambda: self._stirred(_one(rng, self.sampled.answers.get(post.key, ())), post)),
+            "base": (6.0, lambda: _one(rng, self.sampled.answers.get(post.key, ()))),
+            "base_near": (2.5, lambda: self._near_answer(post, question)),
+            "base_mixed": (2.0, lambda: self._stirred(_one(rng, self.sampled.answers.get(post.key, ())), post)),
             "reworded": (2.0, lambda: _one(rng, [said for _, said in self.sampled.reworded.get(post.key, ())])),
             "human": (1.0, lambda: post.answer if post.answer and post.answer not in post.text else ""),
             "kept": (2.0, lambda: self._kept(post)),
