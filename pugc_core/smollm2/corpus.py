@@ -39,8 +39,8 @@ class Post:
     """A text that somebody published, as the pipeline shows it.
 
     `question` is what a person asked to get it, where it is known; `answer` a person's short answer to that question.
-    `votes` is the rank of its votes among the posts of its source, 0 to 1, where there are any. `key` names the document
-    or the thread that decides the side.
+    `votes` is the rank of its votes among the posts of its source, 0 to 1, where there are any. `key` names the
+    document or the thread that decides the side.
     """
 
     text: str
@@ -175,7 +175,13 @@ def preferences(data: Path) -> list[Preference]:
 
     rows = polars.read_parquet(data / "judged_pairs_open.parquet").iter_rows(named=True)
     return [
-        Preference(tidy(r["prompt"]), (tidy(r["response_a"]), tidy(r["response_b"])), tidy(r["reference"]), r["label"], r["source"])
+        Preference(
+            tidy(r["prompt"]),
+            (tidy(r["response_a"]), tidy(r["response_b"])),
+            tidy(r["reference"]),
+            r["label"],
+            r["source"],
+        )
         for r in rows
         if r["reference"] and r["label"] in ("A", "B")
     ]

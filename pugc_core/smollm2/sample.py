@@ -56,7 +56,12 @@ def asked(posts: Sequence[corpus.Post]) -> list[dict[str, str]]:
 def answers(engine: Engine, rows: Sequence[dict[str, str]]) -> Iterable[dict[str, Any]]:
     """The rows with what the base said to each, and whether it came to an end."""
     requests = [
-        Request("smollm2", (Message("user", row["prompt"]),), SAMPLING, tuple(range(DRAWS if row["kind"] == "answer" else 1)))
+        Request(
+            "smollm2",
+            (Message("user", row["prompt"]),),
+            SAMPLING,
+            tuple(range(DRAWS if row["kind"] == "answer" else 1)),
+        )
         for row in rows
     ]
     said = {a.key: a for a in engine.generate(iter(requests)) if isinstance(a, Generation)}

@@ -1,8 +1,8 @@
 """Trains the roles adapter: `python -m pugc_core.smollm2.train --data DIR --base DIR --sampled DIR --out DIR`.
 
-LoRA on the top layers of the base, in float32, loss on answers alone. The rate rises, stays, and falls over the last part
-to nothing. Every few minutes the state goes to `OUT.state`, from where `--resume` goes on; nothing is lost but what came
-after it. The same data, seed and number of tokens give the same steps.
+LoRA on the top layers of the base, in float32, loss on answers alone. The rate rises, stays, and falls to nothing over
+the last part. Every few minutes the state goes to `OUT.state`, from where `--resume` goes on; the rest is lost. The
+same data, seed and number of tokens give the same steps.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from torch.nn.functional import cross_entropy
 
 from pugc_core.smollm2 import branching, corpus, phrases
 from pugc_core.smollm2.branching import Row
-from pugc_core.smollm2.tasks import Sampled, Tasks
+from pugc_core.smollm2.material import Sampled
+from pugc_core.smollm2.tasks import Tasks
 from pugc_core.tiny.text import Salience
 
 SEED = 41
@@ -199,7 +200,7 @@ def main(arguments: list[str] | None = None) -> None:
     training = Training(model, tokenizer, tasks, 1e6 * options.millions, options.device)
     check = Tasks(test, salience, random.Random(SEED + 1), bank=phrases.TEST)
     seen = check.readings()
-    looked = [branching.pack([next(seen) for _ in range(4)], tokenizer, LONGEST) for _ in range(10)]
+    looked = [branching.pack([next(seen) for _ in range(4)], tokenizer, LONGEST) for _ in range(4)]
     state = options.out.with_name(options.out.name + ".state")
     if options.resume:
         training.resume(state)
@@ -213,7 +214,9 @@ def main(arguments: list[str] | None = None) -> None:
             training.keep(state)
             speed = (training.tokens - before) / (time.monotonic() - began)
             ours = "  ".join(f"{role} {value:.3f}" for role, value in sorted(training.losses.items()))
-            theirs = "  ".join(f"{role} {value:.3f}" for role, value in sorted(look(model, looked, options.device).items()))
+            theirs = "  ".join(
+                f"{role} {value:.3f}" for role, value in sorted(look(model, looked, options.device).items())
+            )
             print(
                 f"{training.progress:4.0%}  step {training.steps}  {training.branches:,} answers  {speed:,.0f} tokens/s"
                 f"\n      train  {ours}\n      test   {theirs}",
@@ -232,5 +235,3 @@ def main(arguments: list[str] | None = None) -> None:
 
 if __name__ == "__main__":
     main()
-
-

@@ -351,7 +351,7 @@ def test_a_shorter_context_may_be_set(folder: Path) -> None:
 
 
 def test_sampling_follows_the_models_distribution(local: Engine) -> None:
-    """First tokens of many draws against the softmax of the logits, cut to the likeliest tokens, then to the nucleus."""
+    """First tokens of many draws against the softmax of the logits, cut to the likeliest, then to the nucleus."""
     import torch
 
     tokenizer, model = local._tokenizer, local._model  # type: ignore[attr-defined]
