@@ -83,7 +83,9 @@ def encode(branch: Branch, tokenizer: Any) -> Coded:
         ends.append((at, weight))
     for _, stop in coded["offset_mapping"]:
         weights.append(next(weight for end, weight in ends if stop <= end))
-    return Coded([*ids, *coded["input_ids"], tokenizer.eos_token_id], [0.0] * len(ids) + weights + [0.5])
+    return Coded(
+        [*ids, *coded["input_ids"], tokenizer.eos_token_id], [0.0] * len(ids) + weights + [branch.parts[-1][1]]
+    )
 
 
 def pack(readings: Sequence[Reading], tokenizer: Any, longest: int) -> Row:

@@ -31,6 +31,10 @@ SHORTEST, LONGEST = 40, 520
 """Words of a post: shorter ones are left out, longer ones end after the sentence in which they reach so many."""
 _BLANKS = re.compile(r"[ \t]+")
 _LINES = re.compile(r"\n{3,}")
+_POINTS = re.compile(
+    r"\b(?:text|passage|paragraph|excerpt|article|reference|context|sentence|following)\b", re.IGNORECASE
+)
+"""Of a question that points at the text beside it."""
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+|\n+")
 
 
@@ -151,6 +155,8 @@ def _dialogues(data: Path) -> Iterator[Post]:
             question, context, answer = tidy(row["instruction"]), tidy(row["context"] or ""), tidy(row["response"])
             text = context or answer
             if not (3 <= len(question.split()) <= 40) or len(text.split()) < SHORTEST or "\n" in question:
+                continue
+            if context and _POINTS.search(question):
                 continue
             source = f"{name}:passage" if context else f"{name}:answer"
             text = begun(re.sub(r"\[\d{1,3}\]", "", text), LONGEST)

@@ -20,17 +20,20 @@ from pugc_core.smollm2 import corpus, phrases
 from pugc_core.smollm2.corpus import Judgment, Post, begun
 from pugc_core.smollm2.grading import Overlap, compare, gist, quoted, quotes, rounded
 from pugc_core.smollm2.material import DAMAGE, Material, Sampled, changed
+from pugc_core.tiny.phrases import WORTH
 from pugc_core.tiny.text import Salience
 
 WORDING = "post-first"
-TEXT, FIXED, PICKED, DIGIT, VERDICT = 1.0, 0.2, 0.5, 6.0, 10.0
-"""Weights of the loss: a question's words, words that always stand there, quoted words, a score, True or False."""
-QUESTION = 2.0
+TEXT, DECIDED, VERDICT, QUESTION = 0.5, 6.0, 10.0, 2.0
+"""Weights of the loss: running text, a word or digit that decides, True or False, a question's words. Whatever can stand
+at one place weighs the same there; else the heavier alternative would come too often."""
+CHECKED = 3
+"""Phrases of the post that one vote looks up in the response."""
 VOTES = 4
 """Responses to a post that are voted on in one reading."""
-DAMAGED = 0.3
-"""Share of readings whose post is damaged; only its quality is asked for."""
-JUDGED = 0.06
+DAMAGED = 0.4
+"""Share of readings whose post is damaged. Only its quality is asked for, so they are short."""
+JUDGED = 0.05
 """Share of readings that are a judgment of GPT-4."""
 Part = tuple[str, float]
 
@@ -57,6 +60,9 @@ class Reading:
 
     post: Post
     branches: list[Branch] = field(default_factory=list)
+
+
+LENGTHS = (70, 110, 160, 220, 300, corpus.LONGEST)
 
 
 class Tasks:
@@ -89,11 +95,11 @@ class Tasks:
             if self.judgments and draw < JUDGED:
                 yield self.judged(self.rng.choice(self.judgments))
                 continue
-            post = self.shortened(self.pick())
             if draw < JUDGED + DAMAGED:
+                post = self.shortened(self.pick(), LENGTHS[:4])
                 yield Reading(post, [self.damaged(post, self.rng.choice(DAMAGE))])
             else:
-                yield self.sound(post)
+                yield self.sound(self.shortened(self.pick()))
 
     def pick(self) -> Post:
         """A post, more often of a community than its share, and mostly one whose question the base has answered."""
@@ -105,9 +111,9 @@ class Tasks:
                 break
         return post
 
-    def shortened(self, post: Post) -> Post:
-        """The post as it is, or its beginning."""
-        words = self.rng.choice((70, 110, 160, 220, 300, corpus.LONGEST))
+    def shortened(self, post: Post, lengths: Sequence[int] = LENGTHS) -> Post:
+        """The post as it is, or its beginning of one of the `lengths` in words."""
+        words = self.rng.choice(lengths)
         title = "" if post.title and self.rng.random() < 0.5 else post.title
         body = post.text[len(post.title) :].lstrip() if post.title and post.text.startswith(post.title) else post.text
         body = begun(body, words)
@@ -168,11 +174,10 @@ class Tasks:
         )
 
     def relevance(self, post: Post, question: str) -> Iterator[Branch]:
-        """The post's own question, and others' that are near to it."""
-        yield self.verdict(post, question, True)
-        for _ in range(self.rng.choice((1, 1, 2))):
-            if other := self.material.near.near(post, question, self.rng):
-                yield self.verdict(post, other.question, False)
+        """The post's own question, and another's that is near to it."""
+        if other := self.material.near.near(post, question, self.rng):
+            yield self.verdict(post, question, True)
+            yield self.verdict(post, other.question, False)
 
     def verdict(self, post: Post, question: str, truth: bool) -> Branch:
         messages = relevance.WORDINGS[WORDING].render({"ugc": post.text, "instruction": question})
@@ -202,14 +207,9 @@ class Tasks:
 
     def _scored(self, text: str, form: str, named: str, score: int, kind: str) -> Branch:
         messages = quality.WORDINGS[WORDING].render({"ugc": text})
-        before, _, after = form.partition("{words}")
-        parts = (
-            (before, TEXT),
-            (named if "{words}" in form else "", PICKED),
-            (after + "\nScore: ", FIXED),
-            (str(score), DIGIT),
-        )
-        return Branch("quality", messages, tuple(p for p in parts if p[0]), target=score, kind=kind)
+        reason = form.replace("{words}", named)
+        parts = ((WORTH[score], DECIDED), (f": {reason}.\nScore: {score}", TEXT))
+        return Branch("quality", messages, parts, target=score, kind=kind)
 
     def vote(self, post: Post, question: str, response: str, kind: str, graded: str = "") -> Branch:
         """The vote on a response; a padded one earns what `graded`, the one without the padding, does."""
@@ -240,25 +240,22 @@ class Tasks:
         wrong: tuple[str, str] | None,
     ) -> Branch:
         rng, weight = self.rng, self.salience.weight
-        count = max(1 if found.shared else 0, rounded(4 * (score - 1) / 4, rng))
-        has = quotes(response, found.shared, count, rng, weight) if count else []
-        lacks = quotes(reference, found.post - found.shared, max(1, 4 - len(has)), rng, weight) if len(has) < 4 else []
-        beside = (
-            quotes(response, found.response - found.post, 1, rng, weight) if score < 2 and rng.random() < 0.6 else []
+        wanted = sum(rng.random() < (score - 1) / 4 for _ in range(CHECKED))
+        covered = quotes(reference, found.shared, wanted, rng, weight)
+        missing = quotes(reference, found.post - found.shared, CHECKED - len(covered), rng, weight)
+        covered += quotes(
+            reference, found.shared - gist(" ".join(covered)), CHECKED - len(covered) - len(missing), rng, weight
         )
+        checked = [(phrase, " covered") for phrase in covered] + [(phrase, " missing") for phrase in missing]
+        rng.shuffle(checked)
         parts: list[Part] = []
-        if has:
-            parts += [(phrases.HAS, FIXED), (quoted(has), PICKED)]
-            parts += [(phrases.BUT_NOT, DIGIT / 3), (quoted(lacks), PICKED)] if lacks else []
-        else:
-            parts += [(phrases.NOTHING, DIGIT / 3), (quoted(lacks), PICKED)] if lacks else [(phrases.EMPTY, FIXED)]
-        parts.append((".", FIXED))
+        for place, (phrase, verdict) in enumerate(checked):
+            before = "Of the document, " if not place else " and " if place == len(checked) - 1 else ", "
+            parts += [(f'{before}"{phrase}" is', TEXT), (verdict, DECIDED)]
+        parts.append((". " if parts else "Nothing to compare. ", TEXT))
         if wrong:
-            parts += [(" It says ", FIXED), (f'"{wrong[0]}"', PICKED), (" where the document has ", FIXED)]
-            parts += [(f'"{wrong[1]}"', PICKED), (".", FIXED)]
-        if beside:
-            parts += [(" It speaks of ", FIXED), (quoted(beside), PICKED), (" instead.", FIXED)]
-        parts += [(" [RESULT] ", FIXED), (str(rounded(score, rng)), DIGIT)]
+            parts.append((f'It says "{wrong[0]}" where the document has "{wrong[1]}". ', TEXT))
+        parts += [("[RESULT] ", TEXT), (str(rounded(score, rng)), DECIDED)]
         values = {"instruction": question, "response": response, "ugc": reference}
         return Branch("rewards", rewards.WORDINGS[WORDING].render(values), tuple(parts), target=score, kind=kind)
 

@@ -32,7 +32,7 @@ LAYERS, RANK, ALPHA = 16, 32, 64
 MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 RATE, WARMUP, FALL = 5e-4, 0.02, 0.25
 """Peak of the learning rate, and the shares of the training in which it rises and falls."""
-STEP_TOKENS = 4096
+STEP_TOKENS = 2048
 """Tokens of a step, or some more: readings are not cut."""
 LONGEST = 1200
 """Tokens of the longest prompt with its answer."""
