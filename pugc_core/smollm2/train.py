@@ -28,6 +28,8 @@ from pugc_core.smollm2.tasks import Tasks
 from pugc_core.tiny.text import Salience
 
 SEED = 41
+BASE = "pugc/smollm2"
+"""What the adapter says it is for; `merge` refuses it on any other base."""
 LAYERS, RANK, ALPHA = 16, 32, 64
 MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 RATE, WARMUP, FALL = 5e-4, 0.02, 0.25
@@ -159,20 +161,18 @@ def look(model: Any, rows: Sequence[Row], device: str) -> dict[str, float]:
 
 
 def save(model: Any, out: Path, about: dict[str, Any]) -> None:
-    """Writes the adapter in bfloat16, whole or not at all; its card stays."""
+    """Writes the adapter in bfloat16 as peft reads it, whole or not at all; its card stays."""
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
     part = out.with_name(out.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
-    import copy
-
-    half = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
-    for parameter in (p for p in model.parameters() if p.requires_grad):
-        parameter.data = parameter.data.to(torch.bfloat16)
-    model.save_pretrained(part)
-    for name, parameter in model.named_parameters():
-        if name in half:
-            parameter.data = half[name]
-    (part / "README.md").unlink(missing_ok=True)
-    (part / "training.json").write_text(json.dumps(copy.deepcopy(about), indent=1) + "\n")
+    config = model.peft_config["default"]
+    config.base_model_name_or_path = BASE
+    config.save_pretrained(part)
+    factors = {name: value.to("cpu", torch.bfloat16) for name, value in get_peft_model_state_dict(model).items()}
+    save_file(factors, part / "adapter_model.safetensors", metadata={"format": "pt"})
+    (part / "training.json").write_text(json.dumps(about, indent=1) + "\n")
     if (out / "README.md").exists():
         shutil.copy2(out / "README.md", part)
     shutil.rmtree(out, ignore_errors=True)
