@@ -25,8 +25,8 @@ from pugc_core.tiny.text import Salience
 
 WORDING = "post-first"
 TEXT, DECIDED, VERDICT, QUESTION = 0.5, 6.0, 10.0, 2.0
-"""Weights of the loss: running text, a word or digit that decides, True or False, a question's words. Whatever can stand
-at one place weighs the same there; else the heavier alternative would come too often."""
+"""Weights of the loss: running text, a word or digit that decides, True or False, a question's words. Whatever can
+stand at one place weighs the same there; else the heavier alternative would come too often."""
 CHECKED = 3
 """Phrases of the post that one vote looks up in the response."""
 VOTES = 4
