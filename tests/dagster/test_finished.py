@@ -75,13 +75,13 @@ def train_by_hand() -> None:
 
 @pytest.fixture
 def whole(begun: Callable[..., Path], posts: Callable[..., Path]) -> Path:
-    """A project of the sample and one more shard in which a run of everything has ended."""
+    """A project of the shards a and b in which a run of everything has ended."""
 
     def make() -> None:
         own = Path("recipes/scripted.toml")
         own.write_text(own.read_text() + '[rewards]\nprompt = "judge.txt"\n')
         Path("recipes/judge.txt").write_text(PROMPT)
-        assert pugc("ingest", "--sample", posts("a")).exit_code == 0
+        assert pugc("ingest", posts("a"), posts("b")).exit_code == 0
         assert pugc("run", "--recipe", "scripted", "--to", "dataset").exit_code == 0
         train_by_hand()
         assert pugc("run", "--recipe", "scripted").exit_code == 0
@@ -114,7 +114,7 @@ def imported(*words: str) -> set[str]:
 
 def test_commands_that_run_nothing_import_no_dagster(whole: Path) -> None:
     before = (whole / "data" / "reports" / "scripted.html").stat().st_mtime_ns
-    for words in (("run",), ("run", "--to", "rewards"), ("run", "--shard", "a"), ("status",), ("stale",), ("doctor",)):
+    for words in (("run",), ("status",), ("stale",), ("doctor",)):
         assert imported(*words, "--recipe", "scripted") == set(), words
     assert imported("--help") == set()
     assert (whole / "data" / "reports" / "scripted.html").stat().st_mtime_ns == before
@@ -151,7 +151,7 @@ class Harm:
             "one more policy": self.added(
                 "recipes/scripted.toml", '[training]\nobjectives = ["dpo", "simpo", "ipo"]\n'
             ),
-            "a new shard": lambda: (root / "data/inbox/b.jsonl").write_text('{"text": "a post"}\n'),
+            "a new shard": lambda: (root / "data/inbox/c.jsonl").write_text('{"text": "a post"}\n'),
             "a changed file": self.added("data/inbox/a.jsonl", '{"text": "one more post"}\n'),
             "a retired file": self.gone("data/inbox/a.jsonl"),
             "a table gone": self.gone("data/tables/scripted/responses/a.parquet"),
@@ -237,11 +237,11 @@ def test_a_run_covers_what_it_went_through_and_no_more(whole: Path) -> None:
         return [finished.covers(recipe(), workspace(), shards, to) for shards, to in asked]
 
     every, some = ((), None), (("a",), "quality")
-    assert covered(every, some, ((), "policy"), (("a", "garden"), None)) == [True] * 4
-    assert covered((("b",), None), ((), "rewrads")) == [False] * 2
+    assert covered(every, some, ((), "policy"), (("a", "b"), None)) == [True] * 4
+    assert covered((("c",), None), ((), "rewrads")) == [False] * 2
     finished.note(recipe(), workspace(), ["a"], "rewards")
     assert covered(some, (("a",), "rewards")) == [True] * 2
-    assert covered(every, ((), "quality"), (("a",), "pairs"), (("garden",), "quality")) == [False] * 4
+    assert covered(every, ((), "quality"), (("a",), "pairs"), (("b",), "quality")) == [False] * 4
 
 
 def test_a_run_that_did_not_end_well_is_made_again(project: Path, posts: Callable[..., Path]) -> None:
@@ -258,7 +258,7 @@ def test_a_check_that_stops_a_run_stops_it_again(whole: Path) -> None:
     own = whole / "recipes" / "scripted.toml"
     own.write_text(own.read_text() + "[checks]\nmin_parse_rate = 1.0\n")
     for _ in range(2):
-        ended = pugc("run", "--recipe", "scripted", "--to", "quality")
+        ended = pugc("run", "--recipe", "scripted", "--to", "rewards")
         assert ended.exit_code == 1
         assert "of the answers parsed, fewer than 100%" in ended.output
 
@@ -275,11 +275,13 @@ def test_shards_marked_in_the_web_ui_lose_their_mark(whole: Path) -> None:
     assert not finished.covers(recipe(), workspace())
 
 
-def test_the_demo_again_runs_nothing(whole: Path, ran: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "DEFAULT_RECIPE", "scripted")
-    assert len(console.samples()) == len(workspace().shards()) - 1
+def test_the_demo_again_runs_nothing(
+    whole: Path, posts: Callable[..., Path], ran: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "samples", lambda: [posts("a"), posts("b")])
+    monkeypatch.setattr(cli, "_load", lambda *_, **__: recipe())
     assert pugc("demo").exit_code == 0
     assert ran == []
-    next((whole / "data" / "inbox").glob("garden*")).unlink()
+    (whole / "data" / "inbox" / "a.jsonl").unlink()
     pugc("demo")
     assert ran == ["scripted"]
