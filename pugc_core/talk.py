@@ -31,6 +31,8 @@ START = "start"
 """The name of the model that training starts from."""
 HELD_OUT = 3
 """Held-out questions that a policy is shown with."""
+SAMPLES = "samples.json"
+"""In a policy's folder: {"samples": [{"question", "start", "trained"}]}."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from dagster._core.errors import DagsterExecutionInterruptedError
 
 from pugc_core import default
 from pugc_core.errors import ModelNotFound, PugcError, SourceError, as_pugc_error
@@ -26,7 +25,7 @@ class _Group(click.Group):
         except OSError as err:
             echo(f"error: {err.strerror or err}: {err.filename or ''}", fg="red", err=True)
             sys.exit(1)
-        except (KeyboardInterrupt, DagsterExecutionInterruptedError):
+        except KeyboardInterrupt:
             echo("interrupted; the same command goes on where it stopped", fg="yellow", err=True)
             sys.exit(130)
 
@@ -76,6 +75,20 @@ def _workspace() -> Any:
 def _warn_of_refused() -> None:
     for sentence in _workspace().refused():
         echo(f"warning: {sentence}", fg="yellow", err=True)
+
+
+def _run(recipe: Any, shards: tuple[str, ...] = (), to: str | None = None, *, bars: bool = True) -> None:
+    """Make what is not there as it would be made now. Where all of it is, Dagster is not even imported."""
+    from pugc_dagster import console, finished
+
+    workspace = _workspace()
+    if finished.covers(recipe, workspace, shards, to):
+        finished.record_idle(recipe, workspace, shards, to)
+        return
+    from pugc_dagster import execute
+
+    with execute.instance() as instance, console.bars(enabled=bars):
+        execute.run(instance, recipe, workspace, shards, to)
 
 
 def _exit_for_failed(recipe: Any, shards: set[str]) -> None:
@@ -137,15 +150,16 @@ def ingest(files: tuple[str, ...], sample: bool, rows: int | None, replace: bool
 def run(recipe: str | None, shards: tuple[str, ...], to: str | None, as_json: bool) -> None:
     """Materialize the chain of a recipe, from posts to policies; what is current is not made again.
 
-    Dataset, policies and report are always of all shards that have pairs.
+    Dataset, policies and report are always of all shards that have pairs. The same run again, with nothing changed
+    since, only shows the status; Dagster records no run.
     """
-    from pugc_dagster import console, execute
+    from pugc_dagster import console
+    from pugc_dagster.project import in_the_web_ui
 
     chosen = _load(recipe, to_run=True)
-    unknown_to_ui = recipe is not None and recipe.endswith(".toml") and not execute.in_the_web_ui(Path(recipe))
+    unknown_to_ui = recipe is not None and recipe.endswith(".toml") and not in_the_web_ui(Path(recipe))
     _warn_of_refused()
-    with execute.instance() as instance, console.bars(enabled=not as_json):
-        execute.run(instance, chosen, _workspace(), shards, to)
+    _run(chosen, shards, to, bars=not as_json)
     console.status(chosen, _workspace(), as_json=as_json)
     if unknown_to_ui and not as_json:
         echo("the web UI does not know this recipe; it shows the files in recipes/ (or PUGC_RECIPES)")
@@ -305,12 +319,11 @@ def fetch(wheel: Path | None) -> None:
 @_recipe_option
 def demo(recipe: str | None) -> None:
     """The bundled sample through the whole chain, and a summary."""
-    from pugc_dagster import console, execute
+    from pugc_core import intake
+    from pugc_dagster import console
 
     chosen = _load(recipe, to_run=True)
-    with execute.instance() as instance:
-        execute.ingest(instance, _workspace(), [str(path) for path in console.samples()])
-        with console.bars():
-            execute.run(instance, chosen, _workspace())
+    intake.take(_workspace(), [str(path) for path in console.samples()])
+    _run(chosen)  # which adds the partitions
     console.status(chosen, _workspace(), as_json=False, example=True)
     _exit_for_failed(chosen, set(_workspace().shards()))

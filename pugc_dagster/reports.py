@@ -22,8 +22,8 @@ from pugc_core.errors import StorageError
 from pugc_core.measures import cut_off_share
 from pugc_core.recipe import Recipe
 from pugc_core.stages.base import Stage
+from pugc_core.talk import SAMPLES
 from pugc_core.workspace import Workspace
-from pugc_dagster.stages.policy import SAMPLES
 
 LISTED = 2000
 """Pairs in the table."""

@@ -32,8 +32,6 @@ from pugc_dagster.metadata import cell, table
 from pugc_dagster.resources import told
 from pugc_dagster.stages.base import key
 
-SAMPLES = "samples.json"
-"""In the policy's folder: {"samples": [{"question", "start", "trained"}]}."""
 SENTENCE = "The policy, trained by {objective} to prefer the chosen answers; an ordinary Hugging Face folder."
 
 
@@ -143,7 +141,7 @@ def _samples(
     context: dg.AssetExecutionContext, recipe: Recipe, objective: str, workspace: Workspace, out: Path
 ) -> list[dict[str, str]]:
     """Answers of start and policy to held-out questions, kept in the policy's folder for the report."""
-    place = out / SAMPLES
+    place = out / talk.SAMPLES
     if not place.is_file():
         try:
             shown = talk.held_out(recipe, workspace, context.resources.engines, objective)
