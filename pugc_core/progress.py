@@ -1,4 +1,7 @@
-"""Progress of long work, told to whoever listens: a bar in the terminal, or a line in the log now and then."""
+"""Progress of long work, told to whoever listens: a bar in the terminal, or a line in the log now and then.
+
+What can be counted is told by a `Reporter`, what cannot (loading a model, say) in words, by `doing` or `say`.
+"""
 
 from __future__ import annotations
 
@@ -21,17 +24,44 @@ class Progress(NamedTuple):
 
 
 Listener = Callable[[Progress], None]
-_listeners: list[Listener] = []
+Hearer = Callable[[str], None]
+"""Is told what is being done, in words; "" when that is over."""
+_listeners: list[tuple[Listener, Hearer]] = []
 
 
 @contextmanager
-def listen(listener: Listener) -> Iterator[None]:
-    """Tell `listener` of all progress while the block runs, instead of the log."""
-    _listeners.append(listener)
+def listen(listener: Listener, hear: Hearer = lambda text: None) -> Iterator[None]:
+    """Tell `listener` of all progress, and `hear` what is being done, while the block runs, instead of the log."""
+    both = (listener, hear)
+    _listeners.append(both)
     try:
         yield
     finally:
-        _listeners.remove(listener)
+        _listeners.remove(both)
+
+
+def say(text: str) -> None:
+    """Tell what is being done from now on and, as far as anyone knows, how long it takes; "" when it is over."""
+    for _, hear in _listeners:
+        hear(text)
+    if text and not _listeners:
+        log.info(text)
+
+
+@contextmanager
+def doing(text: str) -> Iterator[None]:
+    """`say` it while the block runs."""
+    say(text)
+    try:
+        yield
+    finally:
+        say("")
+
+
+def duration(seconds: float) -> str:
+    """A time in words: "8 s", "2 min 10 s"."""
+    whole = max(1, round(seconds))
+    return f"{whole} s" if whole < 60 else f"{whole // 60} min" + (f" {whole % 60} s" if whole % 60 else "")
 
 
 class Reporter:
@@ -48,7 +78,7 @@ class Reporter:
         if done < total and time.monotonic() - self._last < wait:
             return
         self._last = time.monotonic()
-        for listener in _listeners:
+        for listener, _ in _listeners:
             listener(Progress(self._work, done, total, note))
         if not _listeners:
             self._log_line(f"{self._work}: {done} of {total} {note}".rstrip())

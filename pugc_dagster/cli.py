@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from dagster._core.errors import DagsterExecutionInterruptedError
 
 from pugc_core import DEFAULT_RECIPE
 from pugc_core.errors import PugcError, SourceError, as_pugc_error
+from pugc_core.progress import duration
 from pugc_dagster.terminal import Formatter, echo
 
 
@@ -130,12 +132,12 @@ def run(recipe: str, shards: tuple[str, ...], to: str | None, as_json: bool) -> 
 
     Dataset, policies and report are always of all shards that have pairs.
     """
-    from pugc_dagster import console, execute
+    from pugc_dagster import bars, console, execute
 
     chosen = _load(recipe)
     unknown_to_ui = recipe.endswith(".toml") and not execute.in_the_web_ui(Path(recipe))
     _warn_of_refused()
-    with execute.instance() as instance, console.bars(enabled=not as_json):
+    with execute.instance() as instance, bars.bars(enabled=not as_json):
         execute.run(instance, chosen, _workspace(), shards, to)
     console.status(chosen, _workspace(), as_json=as_json)
     if unknown_to_ui and not as_json:
@@ -173,10 +175,10 @@ def stale(recipe: str, named: bool, as_json: bool) -> None:
 @_json_option
 def refresh(recipe: str, shards: tuple[str, ...], as_json: bool) -> None:
     """Make again what is out of date, and all that follows from it; nothing else, and no call twice."""
-    from pugc_dagster import console, execute
+    from pugc_dagster import bars, console, execute
 
     chosen = _load(recipe)
-    with execute.instance() as instance, console.bars(enabled=not as_json):
+    with execute.instance() as instance, bars.bars(enabled=not as_json):
         before = execute.refresh(instance, chosen, _workspace(), shards)
     if not as_json:
         console.stale(chosen, before, as_json=False)
@@ -265,15 +267,21 @@ def ui(port: int, host: str) -> None:
     guard.dev(host, port)
 
 
+_DEMO = "demo: bundled posts become preference pairs and policies; minutes on two cores, seconds when it was run before"
+
+
 @main.command()
 def demo() -> None:
     """The bundled sample through the whole chain with the bundled model, and a summary."""
-    from pugc_dagster import console, execute
+    echo(_DEMO, err=True)
+    from pugc_dagster import bars, console, execute
 
+    begun = time.monotonic()
     recipe = _load(DEFAULT_RECIPE)
     with execute.instance() as instance:
         execute.ingest(instance, _workspace(), [str(path) for path in console.samples()])
-        with console.bars():
+        with bars.bars():
             execute.run(instance, recipe, _workspace())
-    console.status(recipe, _workspace(), as_json=False, example=True)
+    console.status(recipe, _workspace(), as_json=False, samples=True)
+    echo(f"this took {duration(time.monotonic() - begun)}")
     _exit_for_failed(recipe, set(_workspace().shards()))

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
+from pugc_core import progress
 from pugc_core.engines.base import Engine
 from pugc_core.errors import MissingDependency, RecipeError
 from pugc_core.models import ModelSpec
 
 __all__ = ["EngineHost", "Selection", "open_engine", "select"]
+
+
+_SMALL = 1 << 30
+"""Bytes of weights that are read in no time; then it is the libraries that take some."""
 
 
 class Selection(NamedTuple):
@@ -79,6 +85,19 @@ def open_engine(spec: ModelSpec) -> Engine:
     return WorkerEngine(spec, name)
 
 
+def _loading(spec: ModelSpec) -> str:
+    """What opening the model's engine is, in words, and about how long it takes; "" where it takes no time."""
+    engine = select(spec).name
+    if engine in ("endpoint", "scripted"):
+        return ""
+    name = spec.id
+    small = spec.id.startswith("pugc/")
+    if spec.local:
+        name = "/".join(Path(spec.id).parts[-2:])
+        small = sum(file.stat().st_size for file in Path(spec.location).glob("*.safetensors")) < _SMALL
+    return f"loading {name} with {engine}: {'about 10 s' if small else 'minutes, where it is large'}"
+
+
 class EngineHost:
     """Holds one engine at a time: roles that share a model share its engine, another model takes its place.
 
@@ -100,7 +119,8 @@ class EngineHost:
     def engine(self, spec: ModelSpec) -> Engine:
         if self._engine is None or self._spec != spec:
             self.close()
-            self._engine, self._spec = open_engine(spec), spec
+            with progress.doing(_loading(spec)):
+                self._engine, self._spec = open_engine(spec), spec
         return self._engine
 
     def close(self) -> None:

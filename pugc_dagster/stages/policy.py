@@ -10,7 +10,7 @@ from typing import Any
 
 import dagster as dg
 
-from pugc_core import plots, storage, talk
+from pugc_core import plots, progress, storage, talk
 from pugc_core.config import digest
 from pugc_core.engines import EngineHost
 from pugc_core.engines.pins import pinned
@@ -31,8 +31,6 @@ from pugc_dagster import checks
 from pugc_dagster.metadata import cell, table
 from pugc_dagster.stages.base import key
 
-SAMPLES = "samples.json"
-"""In the policy's folder: {"samples": [{"question", "start", "trained"}]}."""
 SENTENCE = "The policy, trained by {objective} to prefer the chosen answers; an ordinary Hugging Face folder."
 
 
@@ -142,7 +140,7 @@ def _samples(
     context: dg.AssetExecutionContext, recipe: Recipe, objective: str, workspace: Workspace, out: Path
 ) -> list[dict[str, str]]:
     """Answers of start and policy to held-out questions, kept in the policy's folder for the report."""
-    place = out / SAMPLES
+    place = out / talk.SAMPLES
     if not place.is_file():
         try:
             shown = talk.held_out(recipe, workspace, context.resources.engines, objective)
@@ -150,8 +148,7 @@ def _samples(
             context.log.warning(f"no samples of the policy: {err}")
             return []
         storage.write(str(place), json.dumps({"samples": shown}, indent=2).encode())
-    found: list[dict[str, str]] = json.loads(place.read_text(encoding="utf-8"))["samples"]
-    return found
+    return talk.samples(str(out))
 
 
 class _OneWriter(dg.PipesTempFileMessageReader):
@@ -171,6 +168,11 @@ def _train(
         if event["step"] < event["total"]:  # the last word is on the held-out pairs
             reporter(int(event["step"]), int(event["total"]), f"training pairs: {note}")
 
+    def say(what: str) -> None:
+        context.log.info(what)
+        progress.say(f"{recipe.name} policy/{objective}: {what}")
+
+    say("starting the training: about 20 s")
     with dg.open_pipes_session(
         context=context,
         context_injector=dg.PipesTempFileContextInjector(),
@@ -184,9 +186,11 @@ def _train(
             config=recipe.training,
             out=str(out),
             report=report,
+            say=say,
             module="pugc_dagster.piped",
             env=session.get_bootstrap_env_vars(),
         )
+    progress.say("")
     reporter(summary.steps, summary.steps, summary.headline)
     for note in summary.notes:
         context.log.warning(note)
