@@ -4,12 +4,13 @@ being done where nothing can be counted. Bars in a terminal, else lines; ten sec
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -63,12 +64,24 @@ def bars(enabled: bool = True) -> Iterator[None]:
     """Show all progress while the block runs: bars in a terminal, lines on a pipe."""
     if not enabled:
         yield
-    elif sys.stderr.isatty():
-        with _Bars(Console(stderr=True)).shown():
+        return
+    with _standard_error() as stream:
+        shown = _Bars(Console(file=stream)) if stream.isatty() else Lines(lambda line: echo(line, file=stream))
+        with shown.shown():
             yield
-    else:
-        with Lines(lambda line: echo(line, err=True)).shown():
-            yield
+
+
+@contextmanager
+def _standard_error() -> Iterator[TextIO]:
+    """Standard error as it is now. While Dagster runs a step it leads to the step's log, where bars would stand still
+    and be in the way."""
+    try:
+        copy = os.dup(sys.stderr.fileno())
+    except OSError:  # it has no descriptor
+        yield sys.stderr
+        return
+    with os.fdopen(copy, "w", buffering=1, encoding=sys.stderr.encoding, errors=sys.stderr.errors) as stream:
+        yield stream
 
 
 class _Bars:

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from accelerate import PartialState
 from transformers import TrainerCallback
 
@@ -54,8 +53,7 @@ class Before(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
         if state.global_step:
             return
         self._say(f"the start model on {len(self._trainer.eval_dataset)} held-out pairs: less than a pass of training")
-        with torch.random.fork_rng(devices=[]):  # so that it does not change in which order pairs are trained on
-            pairs = self._trainer.held_out()
+        pairs = self._trainer.held_out()
         if state.is_world_process_zero:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._path.write_text(json.dumps((pairs[:, 1] - pairs[:, 2]).tolist()), encoding="utf-8")

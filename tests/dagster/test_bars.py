@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import io
 import itertools
+import os
+import pty
+import select
+import sys
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -113,15 +118,37 @@ def test_bars_have_a_spinner_for_what_cannot_be_counted() -> None:
         progress.say("heard by nobody")
 
 
-def test_models_are_said_to_be_loaded_but_for_those_that_need_no_time(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: object
-) -> None:
-    from pathlib import Path
+def test_bars_move_while_dagster_has_standard_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its descriptor leads into a file then, and back when the step is over."""
+    for terminal in (True, False):
+        ours, theirs = pty.openpty() if terminal else os.pipe()
+        log = os.open(tmp_path / "step.err", os.O_WRONLY | os.O_CREAT)
+        with os.fdopen(theirs, "w") as stream:
+            monkeypatch.setattr(sys, "stderr", stream)
+            with bars.bars():
+                before = os.dup(theirs)
+                os.dup2(log, theirs)
+                progress.Reporter("tiny rewards")(5, 5, "of the ledger")
+                seen = ""
+                while "votes given" not in seen and select.select([ours], [], [], 20)[0]:
+                    seen += os.read(ours, 1 << 16).decode()
+                os.dup2(before, theirs)
+                os.close(before)
+            monkeypatch.undo()
+        os.close(log)
+        os.close(ours)
+        assert "votes given" in seen
+        assert ("\x1b" in seen) == terminal
+        assert (tmp_path / "step.err").read_bytes() == b""
 
+
+def test_models_are_said_to_be_loaded_but_for_those_that_need_no_time(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     from pugc_core import engines
 
     monkeypatch.setattr(engines, "open_engine", lambda spec: ScriptedEngine())
-    folder = Path(str(tmp_path)) / "policies" / "dpo"
+    folder = tmp_path / "policies" / "dpo"
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(b"0" * 9)
     heard: list[str] = []

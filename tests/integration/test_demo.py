@@ -54,7 +54,8 @@ def test_every_stage_keeps_something_and_loses_nothing(demo: tuple[Path, str, di
     assert status["stages"]["ugc"] == {"rows_in": 66, "kept": 62, "dropped": {"too_short": 3, "duplicate": 1}}
     assert status["rewards"]["parse_rate"] > 0.9
     assert status["rewards"]["std"] > 0
-    for word in ("reasons", "model calls", "votes", "chosen", "rejected", "make ui", "report"):
+    words = ("reasons", "model calls", "votes", "fullest bin", "the best 3 of", "chosen", "rejected", "reward gain")
+    for word in (*words, "trained by DPO", "unpicked", "make ui", "report"):
         assert word in printed
 
 
