@@ -65,19 +65,21 @@ def duration(seconds: float) -> str:
 
 
 class Reporter:
-    """Passes progress on: to the listener at most every 0.1 s, else to the log every `log_seconds`."""
+    """Passes progress on: to the listener at once and then at most every 0.1 s, else to the log every `log_seconds`."""
 
     def __init__(self, work: str, log_line: Callable[[str], object] = log.info, *, log_seconds: float = 10.0) -> None:
         self._work = work
         self._log_line = log_line
         self._log_seconds = log_seconds
         self._last = time.monotonic()
+        self._told = False
 
     def __call__(self, done: int, total: int, note: str = "") -> None:
         wait = 0.1 if _listeners else self._log_seconds
-        if done < total and time.monotonic() - self._last < wait:
+        heard = self._told or not _listeners
+        if done < total and heard and time.monotonic() - self._last < wait:
             return
-        self._last = time.monotonic()
+        self._last, self._told = time.monotonic(), True
         for listener, _ in _listeners:
             listener(Progress(self._work, done, total, note))
         if not _listeners:

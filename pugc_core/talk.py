@@ -104,7 +104,7 @@ def _each(
         given = ledger.find(side.model.identity, [request.key(0) for request in requests])
     if missing := [request for request in requests if request.key(0) not in given]:
         engine = host.engine(pinned(side.model, workspace.ledger))
-        with progress.doing(f"asking {side.name} {len(missing)} held-out questions: seconds"):
+        with progress.doing(f"asking {side.name} what it says to {len(missing)} held-out questions: seconds"):
             for answer in engine.generate(missing):
                 if isinstance(answer, Generation):
                     given[answer.key] = answer

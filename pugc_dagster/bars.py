@@ -35,12 +35,12 @@ _SHORT = 0.5
 """Seconds below which what is being done is not worth a line."""
 _FIRST = "looking at what is there and what is to be made: a few seconds"
 _UNITS = {
-    "quality": "posts scored",
-    "instructions": "questions written",
-    "relevance": "questions checked",
-    "responses": "answers written",
-    "rewards": "votes given",
-    "policy": "training steps",
+    "quality": "scores",
+    "instructions": "questions",
+    "relevance": "checks",
+    "responses": "answers",
+    "rewards": "votes",
+    "policy": "steps",
 }
 """What is counted, by stage."""
 
@@ -56,7 +56,8 @@ class Pace(NamedTuple):
         made = state.done - self.done
         if made <= 0 or state.done >= state.total:
             return ""
-        return f"about {duration((now - self.begun) * (state.total - state.done) / made)} left"
+        seconds = (now - self.begun) * (state.total - state.done) / made
+        return f"about {duration(seconds if seconds < 100 else 60 * round(seconds / 60))} left"
 
 
 @contextmanager
@@ -87,7 +88,7 @@ def _standard_error() -> Iterator[TextIO]:
 class _Bars:
     def __init__(self, console: Console) -> None:
         self._bars = Progress(
-            TextColumn("{task.description:<30}", markup=False),
+            TextColumn("{task.description:<24}", markup=False),
             BarColumn(16),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -203,6 +204,6 @@ def _unit(work: str) -> str:
 
 
 def _label(work: str) -> str:
-    """ "tiny rewards" as "rewards: votes given"; one terminal shows one recipe."""
+    """ "tiny rewards" as "rewards: votes"; one terminal shows one recipe."""
     unit = _unit(work)
     return f"{work.rpartition(' ')[2]}: {unit}" if unit else work
