@@ -96,7 +96,7 @@ class _Bars:
             TextColumn("{task.fields[note]}", markup=False, table_column=Column(ratio=1, no_wrap=True)),
             expand=True,
         )
-        self._words = Progress(SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+        self._words = Progress(SpinnerColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
         self._live = Live(Group(self._bars, self._words), console=console, refresh_per_second=5)
         self._known: dict[str, tuple[TaskID, Pace]] = {}
 
@@ -124,6 +124,8 @@ class _Bars:
         for task in self._words.task_ids:
             self._words.remove_task(task)
         if text:
+            for bar in self._bars.task_ids:  # nothing comes of it meanwhile
+                self._bars.update(bar, left="")
             self._words.add_task(plain(text), total=None)
 
 

@@ -73,7 +73,7 @@ class ReferencedTrainer(Pairwise, DPOTrainer):  # type: ignore[misc]  # trl is u
             for column in _COLUMNS:
                 dataset = dataset.add_column(column, kept[column].to_list())
         else:
-            self._say(f"the start model reads {len(dataset)} pairs, once: about a third of a pass of the training")
+            self._say(f"the start model reads {len(dataset)} pairs: a third of the time of training on them")
             dataset = super()._precompute_ref_logps(dataset, name, batch_size)
             if path and self.accelerator.is_main_process:
                 path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ import os
 import pty
 import select
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,11 @@ def test_bars_have_a_spinner_for_what_cannot_be_counted() -> None:
         tell(4, 4, "more is known")
         shown._show(Progress("tiny rewards", 4, 8))
         assert task.finished_time is None, "its clock goes on"
+        shown._known["tiny rewards"] = task.id, bars.Pace(time.monotonic() - 4, 0)
+        shown._show(Progress("tiny rewards", 4, 8))
+        assert task.fields["left"] == "about 4 s left"
+        progress.say("loading")
+        assert task.fields["left"] == ""
     assert "rewards: votes" in out.getvalue()
     with progress.listen(lambda state: None):
         progress.say("heard by nobody")
