@@ -43,7 +43,7 @@ class _Part(NamedTuple):
 def take(
     workspace: Workspace, files: Sequence[str], *, rows: int | None = None, replace: bool = False
 ) -> dict[str, str]:
-    """Copy files of posts into the inbox. Returns the inbox path by shard.
+    """Copy files of posts into the inbox, but for those that are there already. Returns the inbox path by shard.
 
     With `rows`, each file becomes shards of that many rows. Every file is read through before any is taken. Raises
     SourceError for a file that cannot be used at all, for a name that is no shard name, and, unless `replace`, where a
@@ -54,6 +54,7 @@ def take(
     taken: dict[str, str] = {}
     origins: dict[str, str] = {}
     gone: set[str] = set()
+    there: set[str] = set()
     for path in files:
         _look_through(path)
         count = 0
@@ -72,6 +73,8 @@ def take(
             if hashes.get(shard) != content:
                 gone |= {other for other, found in hashes.items() if found == content}
             taken[shard] = storage.join(workspace.inbox, part.name)
+            if hashes.get(shard) == content and known[shard] == taken[shard]:
+                there.add(taken[shard])
         stem = shard_of(path)
         gone |= _other_cuts(path, stem, known, taken)
         gone -= taken.keys()
@@ -85,7 +88,8 @@ def take(
     for path in files:
         for part in _parts(path, rows):
             target = storage.join(workspace.inbox, part.name)
-            storage.copy(path, target) if part.data is None else storage.write(target, part.data)
+            if target not in there:
+                storage.copy(path, target) if part.data is None else storage.write(target, part.data)
     for shard, path in known.items():
         if shard in gone or taken.get(shard, path) != path:
             storage.delete(path)  # or the same shard, replaced by a file of another format

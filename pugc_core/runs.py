@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import uuid
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -45,7 +46,17 @@ def record(
     page["stages"][stage] = {"role": role, **{name: before.get(name, 0) + n for name, n in counts.items()}}
     names = page["seen"].get(stage, {}).get("shards", [])
     page["seen"][stage] = {"shards": [*names, *shards], "change": asdict(change or Change())}
-    storage.write(path, json.dumps({**page, "checksum": _checksum(page)}, indent=2).encode())
+    _write(path, page)
+
+
+def record_idle(path: str, roles: Mapping[str, str], shards: Mapping[str, Sequence[str]]) -> None:
+    """Begin a new page, of a run that found every table current: role and shards by stage."""
+    page: dict[str, Any] = {"run": uuid.uuid4().hex[:12], "stages": {}, "seen": {}}
+    for stage, names in shards.items():
+        counts = {**asdict(Calls()), "shards": len(names), "reused": len(names), "seconds": 0.0}
+        page["stages"][stage] = {"role": roles[stage], **counts}
+        page["seen"][stage] = {"shards": list(names), "change": asdict(Change())}
+    _write(path, page)
 
 
 def earlier(path: str, run: str, stage: str) -> Earlier:
@@ -69,6 +80,10 @@ def last(path: str) -> dict[str, Any]:
         return page if page.pop("checksum") == _checksum(page) else {}
     except (FileNotFoundError, StorageError, ValueError, TypeError, KeyError):
         return {}
+
+
+def _write(path: str, page: dict[str, Any]) -> None:
+    storage.write(path, json.dumps({**page, "checksum": _checksum(page)}, indent=2).encode())
 
 
 def _checksum(page: dict[str, Any]) -> str:

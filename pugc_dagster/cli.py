@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from dagster._core.errors import DagsterExecutionInterruptedError
 
 from pugc_core import DEFAULT_RECIPE
 from pugc_core.errors import PugcError, SourceError, as_pugc_error
@@ -28,7 +27,7 @@ class _Group(click.Group):
         except OSError as err:
             echo(f"error: {err.strerror or err}: {err.filename or ''}", fg="red", err=True)
             sys.exit(1)
-        except (KeyboardInterrupt, DagsterExecutionInterruptedError):
+        except KeyboardInterrupt:
             echo("interrupted; the same command goes on where it stopped", fg="yellow", err=True)
             sys.exit(130)
 
@@ -69,6 +68,21 @@ def _workspace() -> Any:
 def _warn_of_refused() -> None:
     for sentence in _workspace().refused():
         echo(f"warning: {sentence}", fg="yellow", err=True)
+
+
+def _run(recipe: Any, shards: tuple[str, ...] = (), to: str | None = None, *, shown: bool = True) -> None:
+    """Make what is not there as it would be made now. Where all of it is, Dagster is not even imported."""
+    from pugc_dagster import bars, finished
+
+    workspace = _workspace()
+    if finished.covers(recipe, workspace, shards, to):
+        finished.record_idle(recipe, workspace, shards, to)
+        return
+    with bars.bars(enabled=shown):
+        from pugc_dagster import execute  # which takes seconds
+
+        with execute.instance() as instance:
+            execute.run(instance, recipe, workspace, shards, to)
 
 
 def _exit_for_failed(recipe: Any, shards: set[str]) -> None:
@@ -130,15 +144,16 @@ def ingest(files: tuple[str, ...], sample: bool, rows: int | None, replace: bool
 def run(recipe: str, shards: tuple[str, ...], to: str | None, as_json: bool) -> None:
     """Materialize the chain of a recipe, from posts to policies; what is current is not made again.
 
-    Dataset, policies and report are always of all shards that have pairs.
+    Dataset, policies and report are always of all shards that have pairs. The same run again, with nothing changed
+    since, only shows the status; Dagster records no run.
     """
-    from pugc_dagster import bars, console, execute
+    from pugc_dagster import console
+    from pugc_dagster.project import in_the_web_ui
 
     chosen = _load(recipe)
-    unknown_to_ui = recipe.endswith(".toml") and not execute.in_the_web_ui(Path(recipe))
+    unknown_to_ui = recipe.endswith(".toml") and not in_the_web_ui(Path(recipe))
     _warn_of_refused()
-    with execute.instance() as instance, bars.bars(enabled=not as_json):
-        execute.run(instance, chosen, _workspace(), shards, to)
+    _run(chosen, shards, to, shown=not as_json)
     console.status(chosen, _workspace(), as_json=as_json)
     if unknown_to_ui and not as_json:
         echo("the web UI does not know this recipe; it shows the files in recipes/ (or PUGC_RECIPES)")
@@ -274,14 +289,13 @@ _DEMO = "demo: bundled posts become preference pairs and policies; minutes on tw
 def demo() -> None:
     """The bundled sample through the whole chain with the bundled model, and a summary."""
     echo(_DEMO, err=True)
-    from pugc_dagster import bars, console, execute
+    from pugc_core import intake
+    from pugc_dagster import console
 
     begun = time.monotonic()
     recipe = _load(DEFAULT_RECIPE)
-    with execute.instance() as instance:
-        execute.ingest(instance, _workspace(), [str(path) for path in console.samples()])
-        with bars.bars():
-            execute.run(instance, recipe, _workspace())
+    intake.take(_workspace(), [str(path) for path in console.samples()])
+    _run(recipe)  # which adds the partitions
     console.status(recipe, _workspace(), as_json=False, samples=True)
     echo(f"this took {duration(time.monotonic() - begun)}")
     _exit_for_failed(recipe, set(_workspace().shards()))

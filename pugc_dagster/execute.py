@@ -7,7 +7,6 @@ import os
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 import dagster as dg
 from dagster._core.errors import DagsterAssetCheckFailedError, DagsterExecutionInterruptedError
@@ -18,11 +17,11 @@ from dagster._core.storage.tags import (  # the tags that the backfill daemon it
 
 from pugc_core import intake, staleness, storage
 from pugc_core.errors import CheckFailed, PugcError, RecipeError, SourceError
-from pugc_core.recipe import BUNDLED, Recipe
+from pugc_core.recipe import Recipe
 from pugc_core.staleness import Survey
 from pugc_core.summary import SHARDED
 from pugc_core.workspace import Workspace
-from pugc_dagster import definitions, history, project, recorded
+from pugc_dagster import definitions, finished, history, project, recorded
 from pugc_dagster.partitions import partitions_name, stretches
 from pugc_dagster.stages.base import RECIPE_TAG, RUN_TAG
 
@@ -31,12 +30,18 @@ log = logging.getLogger("pugc")
 
 @contextmanager
 def instance() -> Iterator[dg.DagsterInstance]:
-    """The project's Dagster instance. Paths in dagster.yaml count from the project's folder, so we go there."""
+    """The project's Dagster instance. Paths in dagster.yaml count from the project's folder, so we go there.
+
+    An interrupt leaves it as KeyboardInterrupt, so that nobody needs to import Dagster to catch it.
+    """
     root = project.root()
     os.chdir(root)
     os.environ["DAGSTER_HOME"] = str(root)
     with history.opened(root) as found:
-        yield found
+        try:
+            yield found
+        except DagsterExecutionInterruptedError as err:
+            raise KeyboardInterrupt from err
 
 
 def ingest(
@@ -80,6 +85,7 @@ def run(
     for retired in set(found.get_dynamic_partitions(partitions_name())) - inbox.keys():
         found.delete_dynamic_partition(partitions_name(), retired)  # its file is gone
     _run(found, recipe, workspace, stages, set(names or inbox), {})
+    finished.note(recipe, workspace, names or inbox, to)
 
 
 def _must_be_there(names: Iterable[str], inbox: Collection[str]) -> None:
@@ -141,6 +147,7 @@ def _run(
     bridges: Collection[str] = (),
 ) -> None:
     """The sharded ones of `stages` over the shards `wanted`, then the others."""
+    finished.forget(recipe.name)
     known = list(found.get_dynamic_partitions(partitions_name()))
     tags = {**tags, RUN_TAG: uuid.uuid4().hex[:12], RECIPE_TAG: recipe.name}
     sharded = [stage for stage in stages if stage in SHARDED]
@@ -197,11 +204,6 @@ def _blocked(found: dg.DagsterInstance, err: Exception) -> PugcError | None:
     return CheckFailed(
         "; ".join(said), fix="read those rows; mend the prompt, or change the threshold in the recipe's [checks]"
     )
-
-
-def in_the_web_ui(recipe: Path) -> bool:
-    """Whether the definitions that the web UI loads include this recipe file."""
-    return recipe.resolve().parent in {folder.resolve() for folder in (*project.recipe_folders(), BUNDLED)}
 
 
 def _cause(err: BaseException | None) -> PugcError | None:

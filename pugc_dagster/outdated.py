@@ -19,7 +19,7 @@ from pugc_core.recipe import Recipe, load
 from pugc_core.staleness import Survey
 from pugc_core.summary import SHARDED
 from pugc_core.workspace import Workspace
-from pugc_dagster import checks
+from pugc_dagster import checks, finished
 from pugc_dagster.partitions import partitions_name
 from pugc_dagster.project import data_root, recipe_folders
 from pugc_dagster.stages.base import key
@@ -107,6 +107,7 @@ def mark(recipe: Recipe, found: Survey | None = None) -> dg.JobDefinition:
         if not any(marked.values()):
             context.log.info("nothing is out of date")
             return
+        finished.forget(recipe.name)  # the next run, once they are current again, takes the marks away
         raise dg.Failure(
             "Out of date, and marked so: "
             + ", ".join(f"{len(shards)} shards of {stage}" for stage, shards in marked.items() if shards)

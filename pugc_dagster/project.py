@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from pugc_core.errors import RecipeError
+from pugc_core.recipe import BUNDLED
 
 
 def root() -> Path:
@@ -32,3 +33,8 @@ def recipe_folders() -> list[Path]:
     folders = os.environ.get("PUGC_RECIPES", "").split(os.pathsep)
     candidates = [root() / folder for folder in folders if folder] or [root() / "recipes"]
     return [folder for folder in candidates if folder.is_dir()]
+
+
+def in_the_web_ui(recipe: Path) -> bool:
+    """Whether the definitions that the web UI loads include this recipe file."""
+    return recipe.resolve().parent in {folder.resolve() for folder in (*recipe_folders(), BUNDLED)}

@@ -65,6 +65,8 @@ def payload(
     that are neutral. `fold` puts a system text before the first user text."""
     sampling = request.sampling
     settings = sampling.model_dump(include={"temperature", "max_tokens", *NEUTRAL})
+    if not sampling.top_k:
+        del settings["top_k"]  # all tokens: -1 to servers
     body = {**NEUTRAL, **settings, "model": model, "seed": request.seed(draws[0])}
     for name in neutral(body):
         if name in without:

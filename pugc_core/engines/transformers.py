@@ -258,12 +258,16 @@ class _SeededDraw:
         self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         self._temperature = sampling.temperature
         self._top_p = sampling.top_p
+        self._top_k = sampling.top_k
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
         import torch
 
         points = torch.stack([torch.rand(1, generator=g) for g in self._generators]).to(scores.device)
         probabilities, order = torch.softmax(scores.float() / self._temperature, dim=-1).sort(dim=-1, descending=True)
+        if self._top_k:
+            probabilities[:, self._top_k :] = 0.0
+            probabilities /= probabilities.sum(dim=-1, keepdim=True)
         cumulated = probabilities.cumsum(dim=-1)
         # Nucleus: the tokens before the sum passes top_p, and the one that passes it.
         mass = torch.where(cumulated - probabilities < self._top_p, probabilities, 0.0).cumsum(dim=-1)

@@ -9,7 +9,11 @@ from pugc_core.prompts.base import Prompt
 
 PARSER_VERSION = 1
 SLOTS = ("instruction",)
-WORDINGS = {"default": Prompt(user="{instruction}", slots=SLOTS)}
+WORDINGS = {
+    "default": Prompt(user="{instruction}", slots=SLOTS),
+    # For small models, whose long answers wander off and are paid for by the token.
+    "brief": Prompt(user="{instruction}\nAnswer in two or three sentences.", slots=SLOTS),
+}
 
 
 def parse(answer: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -82,7 +83,9 @@ def encode(branch: Branch, tokenizer: Any) -> Coded:
         ends.append((at, weight))
     for _, stop in coded["offset_mapping"]:
         weights.append(next(weight for end, weight in ends if stop <= end))
-    return Coded([*ids, *coded["input_ids"], tokenizer.eos_token_id], [0.0] * len(ids) + weights + [0.5])
+    return Coded(
+        [*ids, *coded["input_ids"], tokenizer.eos_token_id], [0.0] * len(ids) + weights + [branch.parts[-1][1]]
+    )
 
 
 def pack(readings: Sequence[Reading], tokenizer: Any, longest: int) -> Row:
@@ -101,21 +104,23 @@ def attend(
     """Attention over a packed row: query (1, heads, tokens, size), keys and values with fewer heads; the output is
     (1, tokens, heads, size)."""
     groups = query.shape[1] // key.shape[1]
-    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    sizes = [end - start for points in layout for start, end in pairwise(points)]
+    # Split, not sliced: the gradient of every slice would be as large as the row.
+    parts = zip(
+        torch.split(query, sizes, 2),
+        torch.split(key.repeat_interleave(groups, 1), sizes, 2),
+        torch.split(value.repeat_interleave(groups, 1), sizes, 2),
+        strict=True,
+    )
     made = []
-    for start, shared, *ends in layout:
-        before = slice(start, shared)
-        made.append(
-            scaled_dot_product_attention(query[:, :, before], key[:, :, before], value[:, :, before], is_causal=True)
-        )
-        at = shared
-        for end in ends:
-            own = slice(at, end)
-            keys = torch.cat([key[:, :, before], key[:, :, own]], 2)
-            values = torch.cat([value[:, :, before], value[:, :, own]], 2)
-            seen = torch.ones(end - at, keys.shape[2], dtype=torch.bool, device=query.device).tril(shared - start)
-            made.append(scaled_dot_product_attention(query[:, :, own], keys, values, attn_mask=seen))
-            at = end
+    for points in layout:
+        asked, first_keys, first_values = next(parts)
+        made.append(scaled_dot_product_attention(asked, first_keys, first_values, is_causal=True))
+        for _ in points[2:]:
+            asked, own_keys, own_values = next(parts)
+            keys, values = torch.cat([first_keys, own_keys], 2), torch.cat([first_values, own_values], 2)
+            seen = torch.ones(asked.shape[2], keys.shape[2], dtype=torch.bool, device=query.device)
+            made.append(scaled_dot_product_attention(asked, keys, values, attn_mask=seen.tril(first_keys.shape[2])))
     return torch.cat(made, 2).transpose(1, 2), None
 
 

@@ -31,6 +31,10 @@ SHORTEST, LONGEST = 40, 520
 """Words of a post: shorter ones are left out, longer ones end after the sentence in which they reach so many."""
 _BLANKS = re.compile(r"[ \t]+")
 _LINES = re.compile(r"\n{3,}")
+_POINTS = re.compile(
+    r"\b(?:text|passage|paragraph|excerpt|article|reference|context|sentence|following)\b", re.IGNORECASE
+)
+"""Of a question that points at the text beside it."""
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+|\n+")
 
 
@@ -39,8 +43,8 @@ class Post:
     """A text that somebody published, as the pipeline shows it.
 
     `question` is what a person asked to get it, where it is known; `answer` a person's short answer to that question.
-    `votes` is the rank of its votes among the posts of its source, 0 to 1, where there are any. `key` names the document
-    or the thread that decides the side.
+    `votes` is the rank of its votes among the posts of its source, 0 to 1, where there are any. `key` names the
+    document or the thread that decides the side.
     """
 
     text: str
@@ -152,6 +156,8 @@ def _dialogues(data: Path) -> Iterator[Post]:
             text = context or answer
             if not (3 <= len(question.split()) <= 40) or len(text.split()) < SHORTEST or "\n" in question:
                 continue
+            if context and _POINTS.search(question):
+                continue
             source = f"{name}:passage" if context else f"{name}:answer"
             text = begun(re.sub(r"\[\d{1,3}\]", "", text), LONGEST)
             yield Post(text, source, "passage" if context else "answer", context or question, "", question, answer)
@@ -175,7 +181,13 @@ def preferences(data: Path) -> list[Preference]:
 
     rows = polars.read_parquet(data / "judged_pairs_open.parquet").iter_rows(named=True)
     return [
-        Preference(tidy(r["prompt"]), (tidy(r["response_a"]), tidy(r["response_b"])), tidy(r["reference"]), r["label"], r["source"])
+        Preference(
+            tidy(r["prompt"]),
+            (tidy(r["response_a"]), tidy(r["response_b"])),
+            tidy(r["reference"]),
+            r["label"],
+            r["source"],
+        )
         for r in rows
         if r["reference"] and r["label"] in ("A", "B")
     ]

@@ -1,8 +1,8 @@
 """The rule that grades a response against a post: how much of the post's content it has, and nothing else.
 
-Words that the question itself has count for neither side, so that repeating the question earns nothing; words without
-content count for nothing either, so that padding moves nothing. The judge learns this rule on responses whose words it can
-compare and is measured against people where the rule does not reach (see the card).
+The question's own words count for neither side, so repeating the question earns nothing. Words without content count
+for nothing, so padding moves little. The judge learns this rule on responses whose words it can compare. It is measured
+against people where the rule does not reach (see the card).
 """
 
 from __future__ import annotations
@@ -95,5 +95,3 @@ def rounded(value: float, rng: random.Random) -> int:
     """One of the two whole numbers beside `value`, the nearer one more often, so that the mean of many is `value`."""
     below = int(value)
     return below + (rng.random() < value - below)
-
-

@@ -9,24 +9,20 @@ from typing import NamedTuple
 
 from pugc_core.tiny.phrases import ADVERT, VAGUE
 
-HAS = "It has "
-BUT_NOT = ", but not "
-NOTHING = "It has nothing of "
-EMPTY = "It has nothing of the document"
-
+# What the quality judge says after the word that decides (`tiny.phrases.WORTH`).
 SOUND = {
-    3: ("Only the basics on {words}.", "It touches on {words} and stays short."),
-    4: ("Useful on {words}, with gaps.", "It says clearly what {words} are about, but not all of it."),
-    5: ("Full detail on {words}.", "It tells from experience about {words}, with facts to go by."),
+    3: ("only the basics on {words}", "it touches on {words} and stays short"),
+    4: ("useful on {words}, with gaps", "clear on {words}, but not complete"),
+    5: ("full detail on {words}", "it knows {words} well and gives facts to go by"),
 }
 BROKEN = {
-    "shuffled": (1, ("The words stand in no order.", "Nobody can read it: {words} are thrown together.")),
-    "advert": (1, ("Advertising, no answer to anything.", "It only sells something.")),
-    "repeated": (1, ("It says the same again and again: {words}.", "It repeats itself.")),
-    "vague": (2, ("Nothing definite is said.", "It stays general; nobody's question is answered.")),
-    "cut": (2, ("It breaks off in the middle of a sentence.", "Its end is missing.")),
-    "reordered": (2, ("The sentences on {words} do not follow from one another.", "Its sentences are out of order.")),
-    "mixed": (2, ("It jumps between {words}.", "Two texts are mixed up in it.")),
+    "shuffled": (1, ("the words stand in no order", "the words are thrown together and cannot be read")),
+    "advert": (1, ("advertising, no answer to anything", "it only sells something")),
+    "repeated": (1, ("it says the same again and again", "it repeats itself")),
+    "vague": (2, ("nothing definite is said", "it stays general and answers nobody")),
+    "cut": (2, ("it breaks off in the middle of a sentence", "its end is missing")),
+    "reordered": (2, ("its sentences do not follow from one another", "its sentences are out of order")),
+    "mixed": (2, ("it jumps between two topics", "two texts are mixed up in it")),
 }
 
 RECIPES = (

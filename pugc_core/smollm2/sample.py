@@ -24,7 +24,8 @@ from pugc_core.smollm2 import corpus
 from pugc_core.tiny.text import sentences
 
 SEED = 29
-QUESTIONS, TEXTS, DRAWS, CHUNK = 1600, 500, 2, 64
+QUESTIONS, TEXTS, ROWS, DRAWS, CHUNK = 1600, 500, 1600, 2, 64
+"""Questions and texts to choose from, those of them that are asked, answers to a question, and questions at a time."""
 SAMPLING = Sampling(temperature=0.8, top_k=40, max_tokens=112)
 BREVITY = ("\nAnswer in two or three sentences.", "\nAnswer in a few sentences.", "")
 REWORD = "Rewrite this in your own words, in about the same length. Write nothing else.\n\n{text}"
@@ -49,13 +50,18 @@ def asked(posts: Sequence[corpus.Post]) -> list[dict[str, str]]:
         text = " ".join(parts[start : start + rng.randint(1, 3)])
         rows.append({"kind": "reworded", "key": post.key, "text": text, "prompt": REWORD.format(text=text)})
     rng.shuffle(rows)
-    return rows
+    return rows[:ROWS]
 
 
 def answers(engine: Engine, rows: Sequence[dict[str, str]]) -> Iterable[dict[str, Any]]:
     """The rows with what the base said to each, and whether it came to an end."""
     requests = [
-        Request("smollm2", (Message("user", row["prompt"]),), SAMPLING, tuple(range(DRAWS if row["kind"] == "answer" else 1)))
+        Request(
+            "smollm2",
+            (Message("user", row["prompt"]),),
+            SAMPLING,
+            tuple(range(DRAWS if row["kind"] == "answer" else 1)),
+        )
         for row in rows
     ]
     said = {a.key: a for a in engine.generate(iter(requests)) if isinstance(a, Generation)}

@@ -1,8 +1,8 @@
 """Trains the roles adapter: `python -m pugc_core.smollm2.train --data DIR --base DIR --sampled DIR --out DIR`.
 
-LoRA on the top layers of the base, in float32, loss on answers alone. The rate rises, stays, and falls over the last part
-to nothing. Every few minutes the state goes to `OUT.state`, from where `--resume` goes on; nothing is lost but what came
-after it. The same data, seed and number of tokens give the same steps.
+LoRA on the top layers of the base, in float32, loss on answers alone. The rate rises, stays, and falls to nothing over
+the last part. Every few minutes the state goes to `OUT.state`, from where `--resume` goes on; the rest is lost. The
+same data, seed and number of tokens give the same steps.
 """
 
 from __future__ import annotations
@@ -23,15 +23,18 @@ from torch.nn.functional import cross_entropy
 
 from pugc_core.smollm2 import branching, corpus, phrases
 from pugc_core.smollm2.branching import Row
-from pugc_core.smollm2.tasks import Sampled, Tasks
+from pugc_core.smollm2.material import Sampled
+from pugc_core.smollm2.tasks import Tasks
 from pugc_core.tiny.text import Salience
 
 SEED = 41
+BASE = "pugc/smollm2"
+"""What the adapter says it is for; `merge` refuses it on any other base."""
 LAYERS, RANK, ALPHA = 16, 32, 64
 MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 RATE, WARMUP, FALL = 5e-4, 0.02, 0.25
 """Peak of the learning rate, and the shares of the training in which it rises and falls."""
-STEP_TOKENS = 4096
+STEP_TOKENS = 2048
 """Tokens of a step, or some more: readings are not cut."""
 LONGEST = 1200
 """Tokens of the longest prompt with its answer."""
@@ -158,20 +161,18 @@ def look(model: Any, rows: Sequence[Row], device: str) -> dict[str, float]:
 
 
 def save(model: Any, out: Path, about: dict[str, Any]) -> None:
-    """Writes the adapter in bfloat16, whole or not at all; its card stays."""
+    """Writes the adapter in bfloat16 as peft reads it, whole or not at all; its card stays."""
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
     part = out.with_name(out.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
-    import copy
-
-    half = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
-    for parameter in (p for p in model.parameters() if p.requires_grad):
-        parameter.data = parameter.data.to(torch.bfloat16)
-    model.save_pretrained(part)
-    for name, parameter in model.named_parameters():
-        if name in half:
-            parameter.data = half[name]
-    (part / "README.md").unlink(missing_ok=True)
-    (part / "training.json").write_text(json.dumps(copy.deepcopy(about), indent=1) + "\n")
+    config = model.peft_config["default"]
+    config.base_model_name_or_path = BASE
+    config.save_pretrained(part)
+    factors = {name: value.to("cpu", torch.bfloat16) for name, value in get_peft_model_state_dict(model).items()}
+    save_file(factors, part / "adapter_model.safetensors", metadata={"format": "pt"})
+    (part / "training.json").write_text(json.dumps(about, indent=1) + "\n")
     if (out / "README.md").exists():
         shutil.copy2(out / "README.md", part)
     shutil.rmtree(out, ignore_errors=True)
@@ -199,7 +200,7 @@ def main(arguments: list[str] | None = None) -> None:
     training = Training(model, tokenizer, tasks, 1e6 * options.millions, options.device)
     check = Tasks(test, salience, random.Random(SEED + 1), bank=phrases.TEST)
     seen = check.readings()
-    looked = [branching.pack([next(seen) for _ in range(4)], tokenizer, LONGEST) for _ in range(10)]
+    looked = [branching.pack([next(seen) for _ in range(4)], tokenizer, LONGEST) for _ in range(4)]
     state = options.out.with_name(options.out.name + ".state")
     if options.resume:
         training.resume(state)
@@ -213,7 +214,9 @@ def main(arguments: list[str] | None = None) -> None:
             training.keep(state)
             speed = (training.tokens - before) / (time.monotonic() - began)
             ours = "  ".join(f"{role} {value:.3f}" for role, value in sorted(training.losses.items()))
-            theirs = "  ".join(f"{role} {value:.3f}" for role, value in sorted(look(model, looked, options.device).items()))
+            theirs = "  ".join(
+                f"{role} {value:.3f}" for role, value in sorted(look(model, looked, options.device).items())
+            )
             print(
                 f"{training.progress:4.0%}  step {training.steps}  {training.branches:,} answers  {speed:,.0f} tokens/s"
                 f"\n      train  {ours}\n      test   {theirs}",
@@ -232,5 +235,3 @@ def main(arguments: list[str] | None = None) -> None:
 
 if __name__ == "__main__":
     main()
-
-

@@ -115,8 +115,12 @@ def _sample() -> Iterator[Document]:
     for path in sorted(folder.glob("*.jsonl")):
         for line in path.read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
-            text, title = clean(row["body"]), row["title"]
-            yield Document(text, "post", key=text, question=f"What should I know about {title.lower()}?", answer=text)
+            if row["kind"] == "question":
+                continue
+            text, title = clean(row["body"]), row["title"] or ""
+            about = f"What should I know about {title.lower()}?" if title else ""
+            question = title if title.endswith("?") else about
+            yield Document(text, "post", key=text, question=question, answer=text if question else "")
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -310,10 +310,10 @@ def test_a_lone_system_text_that_is_refused_is_an_error_and_no_loop(server, engi
 
 def test_payload_with_everything_set(server, engine):
     penalties = {"repetition_penalty": 1.03, "frequency_penalty": 0.5}
-    sampling = Sampling(top_p=0.9, stop=("\n",), max_tokens=9, regex=".*", **penalties)
+    sampling = Sampling(top_p=0.9, top_k=20, stop=("\n",), max_tokens=9, regex=".*", **penalties)
     answers(engine(server, api_key="secret\n"), ask(sampling=sampling, draws=(0, 1)))
     sent = server.payloads[0]
-    wanted = {"top_p": 0.9, **penalties, "stop": ["\n"], "max_tokens": 9, "n": 2, "temperature": 1.0}
+    wanted = {"top_p": 0.9, "top_k": 20, **penalties, "stop": ["\n"], "max_tokens": 9, "n": 2, "temperature": 1.0}
     assert sent.items() >= {**wanted, "structured_outputs": {"regex": ".*"}}.items()
     assert server.headers[0]["Authorization"] == "Bearer secret"
 

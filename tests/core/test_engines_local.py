@@ -351,25 +351,32 @@ def test_a_shorter_context_may_be_set(folder: Path) -> None:
 
 
 def test_sampling_follows_the_models_distribution(local: Engine) -> None:
-    """First tokens of many draws against the softmax of the logits, cut to the nucleus."""
+    """First tokens of many draws against the softmax of the logits, cut to the likeliest, then to the nucleus."""
     import torch
 
-    sampling = Sampling(temperature=0.7, top_p=0.5, max_tokens=1)
-    request = ask("Distribution", sampling, range(1000))
-    found = answers(local, [request])
     tokenizer, model = local._tokenizer, local._model  # type: ignore[attr-defined]
-    with torch.inference_mode():
-        logits = model(torch.tensor([encode(tokenizer, request.messages)])).logits[0, -1]
-    probabilities = torch.softmax(logits / 0.7, dim=-1).sort(descending=True)
-    kept = int((probabilities.values.cumsum(0) < 0.5).sum()) + 1
-    expected = {
-        tokenizer.decode([t], skip_special_tokens=True): p / float(probabilities.values[:kept].sum())
-        for t, p in zip(probabilities.indices[:kept].tolist(), probabilities.values[:kept].tolist(), strict=True)
-    }
-    drawn = [g.text for g in found.values()]
-    assert set(drawn) <= set(expected), "outside the nucleus"
-    top = max(expected, key=lambda t: expected[t])
-    assert drawn.count(top) / 1000 == pytest.approx(expected[top], abs=0.08)
+    for sampling, kept in (
+        (Sampling(temperature=0.7, top_p=0.5, max_tokens=1), lambda ps: int((ps.cumsum(0) < 0.5).sum()) + 1),
+        (Sampling(temperature=0.7, top_k=3, max_tokens=1), lambda ps: 3),
+        (
+            Sampling(temperature=0.7, top_k=5, top_p=0.6, max_tokens=1),  # the nucleus of what top_k leaves
+            lambda ps: int((ps[:5].cumsum(0) / ps[:5].sum() < 0.6).sum()) + 1,
+        ),
+    ):
+        request = ask("Distribution", sampling, range(1000))
+        found = answers(local, [request])
+        with torch.inference_mode():
+            logits = model(torch.tensor([encode(tokenizer, request.messages)])).logits[0, -1]
+        ranked = torch.softmax(logits / 0.7, dim=-1).sort(descending=True)
+        first = kept(ranked.values)
+        expected = {
+            tokenizer.decode([t], skip_special_tokens=True): p / float(ranked.values[:first].sum())
+            for t, p in zip(ranked.indices[:first].tolist(), ranked.values[:first].tolist(), strict=True)
+        }
+        drawn = [g.text for g in found.values()]
+        assert set(drawn) <= set(expected), "outside the nucleus"
+        top = max(expected, key=lambda t: expected[t])
+        assert drawn.count(top) / 1000 == pytest.approx(expected[top], abs=0.08)
 
 
 # Settings

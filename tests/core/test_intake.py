@@ -12,7 +12,7 @@ import orjson
 import polars as pl
 import pytest
 
-from pugc_core import intake
+from pugc_core import intake, storage
 from pugc_core.errors import SourceError
 from pugc_core.workspace import Workspace
 
@@ -73,6 +73,19 @@ def test_whole_and_parts_never_stand_side_by_side(inbox: Inbox, suffix: str) -> 
     assert "as shard posts-0000, posts-0001, posts-0002; they" in inbox.refused(path)
     inbox.take(path, replace=True)
     assert inbox.names() == ["posts" + suffix]
+
+
+@pytest.mark.parametrize("rows", [None, 2])
+def test_what_is_there_is_not_written_again(inbox: Inbox, rows: int | None) -> None:
+    """Its time and inode tell others that it did not change."""
+    file, other = inbox.file("a.jsonl", range(4)), inbox.file("b.jsonl", range(4, 8))
+    inbox.take(file, rows=rows)
+    before = storage.signatures(inbox.workspace.inbox)
+    taken = inbox.take(file, other, rows=rows)
+    assert set(before) < set(inbox.names())
+    assert len(taken) == 2 * len(before)
+    after = storage.signatures(inbox.workspace.inbox)
+    assert {name: after[name] for name in before} == before
 
 
 def test_a_file_that_grew_is_still_the_same_file(inbox: Inbox) -> None:

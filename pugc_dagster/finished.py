@@ -1,0 +1,126 @@
+"""What the last run of a recipe finished, so that the same run again starts no Dagster, whose import takes seconds.
+
+Staleness alone cannot say that nothing is left to do: exported files, checks, model cards, samples and the report come
+after the tables and policies that it looks at, and a run may stop between them. So a run with nothing to do is one that
+`staleness.survey` finds nothing for, and before which a run ended well with every file as it is now. In doubt, a run
+goes through everything.
+
+The note lies beside Dagster's history, since it also says that the history has what is there: without the one there is
+not the other, and the next run records everything anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Collection, Mapping
+from importlib import resources
+from pathlib import Path
+
+from pugc_core import exports, runs, storage
+from pugc_core.config import digest
+from pugc_core.errors import StorageError
+from pugc_core.recipe import Recipe
+from pugc_core.records import TABLES
+from pugc_core.stages.dataset import ALL
+from pugc_core.staleness import Survey, survey
+from pugc_core.summary import SHARDED
+from pugc_core.talk import SAMPLES
+from pugc_core.workspace import Workspace
+from pugc_dagster import project
+
+_ORDER = (*TABLES, "policy", "report")
+"""The stages as `--to` names them, in run order."""
+
+
+def covers(recipe: Recipe, workspace: Workspace, shards: Collection[str] = (), to: str | None = None) -> bool:
+    """Whether a run of these shards (all, when empty) up to the stage `to` (all, when None) would make nothing.
+
+    Raises what `Recipe.stages` raises, as the run would.
+    """
+    try:
+        note = json.loads(_place(recipe.name).read_bytes())
+        finished, last, state = set(note["shards"]), str(note["to"]), str(note["state"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    names, to = set(shards or workspace.shards()), to or _ORDER[-1]
+    if not names or not names <= finished or to not in _reached(last) or state != _state(recipe, workspace):
+        return False
+    return _settled(recipe, workspace, names, to)
+
+
+def note(recipe: Recipe, workspace: Workspace, shards: Collection[str], to: str | None) -> None:
+    """Note that a run has ended well; but not where shards failed or a policy has no samples, which runs try again."""
+    forget(recipe.name)
+    to = to or _ORDER[-1]
+    if not _settled(recipe, workspace, set(shards), to):
+        return
+    page = {"shards": sorted(shards), "to": to, "state": _state(recipe, workspace)}
+    with contextlib.suppress(StorageError):  # without a note the next run only takes longer
+        storage.write(str(_place(recipe.name)), json.dumps(page).encode())
+
+
+def forget(recipe: str) -> None:
+    """Let the next run of a recipe go through everything."""
+    with contextlib.suppress(OSError):
+        _place(recipe).unlink()
+
+
+def record_idle(recipe: Recipe, workspace: Workspace, shards: Collection[str] = (), to: str | None = None) -> None:
+    """Note in the recipe's page of calls that its last run asked no model, as one that goes through everything does."""
+    roles = {name: stage.role or "" for name, stage in recipe.stages(workspace.source).items()}
+    reached = _reached(to or _ORDER[-1])
+    names = sorted(shards or workspace.shards())
+    idle = {name: [ALL] if name == "dataset" else names for name in roles if name in reached}
+    runs.record_idle(workspace.calls(recipe.name), roles, idle)
+
+
+def _place(recipe: str) -> Path:
+    return project.root() / ".dagster" / "finished" / f"{recipe}.json"
+
+
+def _reached(to: str) -> tuple[str, ...]:
+    return _ORDER[: _ORDER.index(to) + 1] if to in _ORDER else ()
+
+
+def _settled(recipe: Recipe, workspace: Workspace, shards: Collection[str], to: str) -> bool:
+    """Whether staleness finds nothing to make for these shards, up to a stage, and every policy has its samples."""
+    found = survey(recipe, recipe.stages(workspace.source), workspace, to)
+    for stage in found.stages:
+        if not _wanting(found, stage).keys().isdisjoint(shards if stage in SHARDED else {ALL}):
+            return False
+    if "policy" not in _reached(to):
+        return True
+    folders = [workspace.policy(recipe.name, objective) for objective in recipe.training.objectives]
+    return all(storage.exists(storage.join(folder, SAMPLES)) for folder in folders)
+
+
+def _wanting(found: Survey, stage: str) -> Mapping[str, str]:
+    """The shards that a run would make: out of date, missing, or failed, which are tried again."""
+    return {**found.stages[stage], **found.failed.get(stage, {})}
+
+
+def _state(recipe: Recipe, workspace: Workspace) -> str:
+    """Changes with the recipe, the program, and every file that a run reads or writes but for the ledger's."""
+    folders = [
+        workspace.inbox,
+        *(storage.join(workspace.store.root, recipe.name, stage) for stage in TABLES),
+        *(storage.join(workspace.dataset(recipe.name), *view.split()) for view in exports.VIEWS),
+        *(workspace.policy(recipe.name, objective) for objective in recipe.training.objectives),
+    ]
+    reports, _, report = workspace.report(recipe.name).rpartition("/")
+    files = {folder: storage.signatures(folder) for folder in folders}
+    shown = storage.signatures(reports).get(report)
+    return digest([recipe.model_dump_json(), _program(), files, shown])
+
+
+def _program() -> list[str]:
+    """Every file of the program with its size and time: an update may change what no fingerprint of a table names."""
+    found = []
+    for package in ("pugc_core", "pugc_dagster"):
+        root = Path(str(resources.files(package)))
+        for path in sorted(root.rglob("*")):
+            if "__pycache__" not in path.parts and path.is_file():
+                state = path.stat()
+                found.append(f"{path.relative_to(root.parent)} {state.st_size} {state.st_mtime_ns}")
+    return found
