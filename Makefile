@@ -1,4 +1,4 @@
-# make demo | test | check | ui | pictures | tiny-report: everything needed is installed on the way, into .venv.
+# make demo | test | check | ui | base | pictures | tiny-report: everything needed is installed on the way, into .venv.
 PYTHON ?= python3.11
 # An extra package index for CPU builds of torch, where the default one gives CUDA builds: see README, "Installing".
 TORCH_INDEX ?=
@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test tiny-report pictures check ui clean
+.PHONY: install base demo test tiny-report pictures check ui clean
 
 install: $(STAMP)
 
@@ -23,10 +23,16 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
 
-demo: install
-	$(BIN)/pugc demo
+# The base model of recipe laptop, once, into the user's cache. Without a network this is no failure.
+base: install
+	@$(BIN)/pugc fetch || echo "going on without the base model: recipe tiny with the bundled model steps in"
 
-ui: install
+# The demo with another recipe: RECIPE=tiny needs no base model.
+RECIPE ?=
+demo: install $(if $(filter tiny,$(RECIPE)),,base)
+	$(BIN)/pugc demo $(if $(RECIPE),--recipe $(RECIPE))
+
+ui: install base
 	DAGSTER_HOME=$(CURDIR) $(BIN)/pugc ui
 
 test: install

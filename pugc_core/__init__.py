@@ -4,5 +4,3 @@
 """
 
 __version__ = "0.1.0"
-DEFAULT_RECIPE = "tiny"
-"""The recipe that is taken where none is named."""

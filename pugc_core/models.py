@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from pugc_core import tiny, urls
+from pugc_core import urls
 from pugc_core.config import Config, digest
-from pugc_core.errors import ModelNotFound
-
-BUNDLED = "pugc/tiny"
-"""The id of the model that ships in the package."""
+from pugc_core.folders import files_hash, folder_hash
+from pugc_core.provided import MODELS, Provided
+from pugc_core.smollm2 import merge
+from pugc_core.smollm2.cache import Say
 
 UNBOUNDED = 2**31 - 1
 """As a context in tokens: the model's own, whatever that is."""
@@ -55,13 +53,14 @@ class ModelSpec(Config):
     """A model and how to run it. Frozen, so that two roles with equal specs share one engine."""
 
     id: str
-    """A hub id, a local Hugging Face folder, or `pugc/tiny` for the bundled model."""
+    """A hub id, a local Hugging Face folder, or a model that PUGC brings itself: `pugc/tiny` (bundled), `pugc/smollm2`
+    (SmolLM2-135M-Instruct, fetched once), `pugc/smollm2-roles` (the same with the bundled adapter `pugc/roles`)."""
     revision: str | None = None
     """Hub commit or tag. Without a commit here, the one that is loaded first is written down beside the answers in the
     ledger, and loaded from then on."""
     adapter: str | None = None
-    """Folder with a LoRA adapter to put on the model, as peft saves it. Local engines only: a server is asked for an
-    adapter by the adapter's name, as `id`."""
+    """Folder with a LoRA adapter to put on the model, as peft saves it, or `pugc/roles` for the bundled one. Local
+    engines only: a server is asked for an adapter by the adapter's name, as `id`."""
     engine: EngineName = "auto"
     """`auto` takes endpoint where `base_urls` is set, else vllm where it is installed, else transformers."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -89,16 +88,37 @@ class ModelSpec(Config):
         return hash(self.model_dump_json())
 
     @property
+    def provided(self) -> Provided | None:
+        """What PUGC knows of a model that it brings itself; None for others, and for what a server has by that name."""
+        return None if self.remote else MODELS.get(self.id)
+
+    @property
     def location(self) -> str:
-        """What `from_pretrained` takes: a folder or a hub id."""
-        if self.id == BUNDLED:
-            return str(tiny.weights())
+        """What `from_pretrained` takes: a folder or a hub id. A folder that PUGC brings is there after `bring`."""
+        if known := self.provided:
+            return str(known.place())
         return str(Path(self.id).expanduser()) if self.local else self.id
 
     @property
     def local(self) -> bool:
-        """Whether the id names a folder of this machine."""
-        return self.id.startswith(("/", "./", "../", "~")) or Path(self.id).is_dir()
+        """Whether the id names a folder of this machine, or one that PUGC puts there."""
+        return self.provided is not None or self.id.startswith(("/", "./", "../", "~")) or Path(self.id).is_dir()
+
+    def bring(self, say: Say) -> None:
+        """Fetch, convert and merge what PUGC brings itself and is not there yet, and tell `say`; nothing for others.
+        For who loads the model: engines and trainings.
+
+        Raises ModelNotFound, StorageError or MissingDependency with the command that helps.
+        """
+        if known := self.provided:
+            known.bring(say)
+
+    @property
+    def adapter_folder(self) -> Path | None:
+        """Where the adapter is. Raises ModelNotFound for a bundled one that this copy of PUGC lacks."""
+        if self.adapter is None:
+            return None
+        return merge.adapter() if self.adapter == merge.ADAPTER_ID else Path(self.adapter).expanduser()
 
     @property
     def remote(self) -> bool:
@@ -110,12 +130,14 @@ class ModelSpec(Config):
         """The name in ledger keys: id@revision, for a local folder a hash of what is in it, and behind a "+" the
         names of the settings that shape answers, where any is not at its default, with a hash of their values.
 
-        Raises ModelNotFound when a local folder holds no model.
+        Raises ModelNotFound when a local folder holds no model. Of a model that PUGC brings, no folder is needed.
         """
         if self.engine == "scripted":
             return f"{self.id}@scripted"
         name = f"{self.id}@{self.revision or 'main'}"
-        if not self.remote and (self.id == BUNDLED or self.local):
+        if known := self.provided:
+            name = f"{Path(self.id).name}@{known.content()}"
+        elif not self.remote and self.local:
             name = f"{Path(self.id).name}@{folder_hash(Path(self.location))}"
         shaping = self.shaping
         return f"{name}+{','.join(sorted(shaping))}:{digest(shaping)}" if shaping else name
@@ -128,8 +150,8 @@ class ModelSpec(Config):
             found["dtype"] = self.dtype
         if self.system_role is False:
             found["system_role"] = False
-        if self.adapter is not None and not self.remote:  # `select` refuses it beside a server
-            found["adapter"] = folder_hash(Path(self.adapter).expanduser(), "adapter_config.json")
+        if not self.remote and (folder := self.adapter_folder):  # `select` refuses it beside a server
+            found["adapter"] = folder_hash(folder, "adapter_config.json")
         return found
 
     @property
@@ -139,25 +161,13 @@ class ModelSpec(Config):
             return self.max_model_len
         if self.remote:
             return UNBOUNDED
+        if (known := self.provided) and known.context:
+            return known.context
         try:
             config = json.loads((Path(self.location) / "config.json").read_bytes())
             return int(config["max_position_embeddings"])
         except (OSError, ValueError, KeyError, TypeError):
             return UNBOUNDED
-
-
-def folder_hash(folder: Path, needed: str = "config.json") -> str:
-    """Sixteen hex digits over the files of a model's folder. Raises ModelNotFound where the file `needed` is not."""
-    kinds = {".json", ".safetensors", ".model", ".jinja", ".txt", ".bin"}
-    # Records of how it was made, and of what it said, are no part of it.
-    records = {"training.json", "lineage.json", "samples.json"}
-    files = sorted(p for p in folder.glob("*") if p.suffix in kinds and p.name not in records)
-    if not any(p.name == needed for p in files):
-        kind = "model" if needed == "config.json" else "adapter"
-        raise ModelNotFound(
-            f"no {kind} in {folder}: it has no {needed}", fix="name a Hugging Face model folder or a hub id"
-        )
-    return _hash_files(_state(files))
 
 
 def _content(value: Any) -> Any:
@@ -166,20 +176,4 @@ def _content(value: Any) -> Any:
     if path is None or not path.exists():
         return value
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    return f"{path.name}@{_hash_files(_state(files))}"
-
-
-def _state(files: Sequence[Path]) -> tuple[tuple[str, int, int], ...]:
-    return tuple((str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files)
-
-
-@lru_cache(maxsize=64)
-def _hash_files(files: tuple[tuple[str, int, int], ...]) -> str:
-    # Whole contents: a policy trained again differs from its predecessor in nothing but the numbers.
-    digest = hashlib.sha256()
-    for path, size, _ in files:
-        digest.update(f"{Path(path).name}\x1f{size}\x1f".encode())
-        with open(path, "rb") as handle:
-            while block := handle.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()[:16]
+    return f"{path.name}@{files_hash(files)}"

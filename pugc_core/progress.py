@@ -24,7 +24,7 @@ class Progress(NamedTuple):
 
 
 Listener = Callable[[Progress], None]
-Hearer = Callable[[str], None]
+Hearer = Callable[[str], object]
 """Is told what is being done, in words; "" when that is over."""
 _listeners: list[tuple[Listener, Hearer]] = []
 

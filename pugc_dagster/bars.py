@@ -32,7 +32,7 @@ from pugc_dagster.terminal import echo, plain
 QUIET = 10.0
 """Seconds after which a line says that the work still goes on."""
 _SHORT = 0.5
-"""Seconds below which what is being done is not worth a line."""
+"""Seconds after which a stage of which nothing is left has ended: its total is what is known so far, and may grow."""
 _FIRST = "looking at what is there and what is to be made: a few seconds"
 _UNITS = {
     "quality": "scores",
@@ -175,6 +175,8 @@ class Lines:
             self._state = None
             self._words, self._since = text, self._clock()
             self._last = min(self._last, self._since - QUIET)  # what is new is told without waiting
+            if text:
+                self._say(text)
 
     def tick(self) -> None:
         """Say what there is to say, if it is time."""
@@ -182,12 +184,12 @@ class Lines:
             now = self._clock()
             lasted, due = now - self._since, now - self._last >= QUIET
             if self._state and self._state.done >= self._state.total:
-                if lasted >= _SHORT:  # else more may come: the total is what is known so far
+                if lasted >= _SHORT:
                     self.hear("")
             elif self._state and due:
                 self._say(self._line(self._state))
-            elif self._words and due and lasted >= _SHORT:
-                self._say(self._words + (f" ({duration(lasted)} so far)" if lasted >= QUIET else ""))
+            elif self._words and due:
+                self._say(f"{self._words} ({duration(lasted)} so far)")
 
     def _line(self, state: progress.Progress) -> str:
         pace, unit = self._paces[state.work], _unit(state.work)

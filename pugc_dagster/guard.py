@@ -32,8 +32,10 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pugc_core import default
 from pugc_core.errors import PugcError
 from pugc_dagster import project
+from pugc_dagster.terminal import echo
 
 LOGIN = "/pugc/login"
 """What the form's path ends in, behind whatever `--path-prefix` or the page asked for puts before it."""
@@ -230,6 +232,11 @@ def dev(host: str, port: int) -> None:
     Raises PugcError rather than listen to a network without a token.
     """
     protected(host)
+    # The code servers and the runs that they start show and find the same recipes, whatever is fetched meanwhile.
+    choice = default.look()
+    if choice.why:
+        echo(choice.why, fg="yellow", err=True)
+    os.environ[default.VARIABLE] = choice.recipe
     root = project.root()
     os.chdir(root)  # paths in dagster.yaml count from here
     os.environ["DAGSTER_HOME"] = str(root)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import click
 from rich.console import Console
-from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
+from pugc_core import progress
 from pugc_core.engines import EngineHost
 from pugc_core.engines.base import Generation
 from pugc_core.engines.pins import pinned
@@ -74,9 +75,17 @@ def _talk(recipe: Recipe, workspace: Workspace, chosen: Sequence[Side], host: En
     return Talk(recipe, recipe.stages(workspace.source), pinned_sides, host)
 
 
-def _waiting() -> Status:
-    """Something that moves in the terminal while models are loaded and asked."""
-    return Console(stderr=True).status("asking")
+@contextmanager
+def _waiting() -> Iterator[None]:
+    """Something that moves in the terminal while models are loaded and asked, below what is said meanwhile."""
+    console = Console(stderr=True)
+
+    def hear(sentence: str) -> None:
+        if sentence:  # else what was said is over
+            console.print(Text(plain(sentence)))
+
+    with console.status("asking"), progress.listen(lambda state: None, hear):
+        yield
 
 
 def _line(people: bool) -> str | None:

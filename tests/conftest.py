@@ -61,6 +61,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (root / "recipes" / "scripted.toml").write_text(SCRIPTED, encoding="utf-8")
     for name in ("PUGC_DATA", "PUGC_RECIPES"):
         monkeypatch.delenv(name, raising=False)
+    # Whatever this machine has in its user's cache: no test depends on it.
+    monkeypatch.setenv("PUGC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PUGC_RECIPE", "tiny")
     monkeypatch.setenv("DAGSTER_HOME", str(root))
     monkeypatch.chdir(root)
     yield root

@@ -12,6 +12,7 @@ from pugc_core import progress
 from pugc_core.engines.base import Engine
 from pugc_core.errors import MissingDependency, RecipeError
 from pugc_core.models import ModelSpec
+from pugc_core.smollm2.cache import Say
 
 __all__ = ["EngineHost", "Selection", "open_engine", "select"]
 
@@ -59,8 +60,9 @@ def select(spec: ModelSpec) -> Selection:
     )
 
 
-def open_engine(spec: ModelSpec) -> Engine:
-    """A ready engine for the model. Local models run in a process of their own, whose end frees their memory."""
+def open_engine(spec: ModelSpec, say: Say = progress.say) -> Engine:
+    """A ready engine for the model. Local models run in a process of their own, whose end frees their memory; what they
+    lack on this machine is brought before, and `say` is told."""
     name = select(spec).name
     try:
         if name == "scripted":
@@ -82,16 +84,14 @@ def open_engine(spec: ModelSpec) -> Engine:
         raise RecipeError(f"options of model {spec.id}: {err}", fix=f"see engines/{name}.py for its options") from err
     from pugc_core.engines.worker import WorkerEngine
 
-    return WorkerEngine(spec, name)
+    spec.bring(say)  # here, not in the worker, which nobody hears
+    with progress.doing(_loading(spec, name)):
+        return WorkerEngine(spec, name)
 
 
-def _loading(spec: ModelSpec) -> str:
-    """What opening the model's engine is, in words, and about how long it takes; "" where it takes no time."""
-    engine = select(spec).name
-    if engine in ("endpoint", "scripted"):
-        return ""
-    name = spec.id
-    small = spec.id.startswith("pugc/")
+def _loading(spec: ModelSpec, engine: str) -> str:
+    """What opening a local model's engine is, in words, and about how long it takes."""
+    name, small = spec.id, spec.provided is not None
     if spec.local:
         name = "/".join(Path(spec.id).parts[-2:])
         small = sum(file.stat().st_size for file in Path(spec.location).glob("*.safetensors")) < _SMALL
@@ -101,10 +101,12 @@ def _loading(spec: ModelSpec) -> str:
 class EngineHost:
     """Holds one engine at a time: roles that share a model share its engine, another model takes its place.
 
-    One GPU holds one model; a stage that needs the next one gets it when the last has left.
+    One GPU holds one model; a stage that needs the next one gets it when the last has left. `say` is told when a model
+    has to be fetched first.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, say: Say = progress.say) -> None:
+        self._say = say
         self._spec: ModelSpec | None = None
         self._engine: Engine | None = None
 
@@ -119,8 +121,7 @@ class EngineHost:
     def engine(self, spec: ModelSpec) -> Engine:
         if self._engine is None or self._spec != spec:
             self.close()
-            with progress.doing(_loading(spec)):
-                self._engine, self._spec = open_engine(spec), spec
+            self._engine, self._spec = open_engine(spec, self._say), spec
         return self._engine
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ from pugc_core import storage
 from pugc_core.engines import select
 from pugc_core.errors import StorageError
 from pugc_core.ledger import folder_of
-from pugc_core.models import BUNDLED, ModelSpec
+from pugc_core.models import ModelSpec
 
 FILE = "commit.txt"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -26,7 +26,7 @@ def pinned(spec: ModelSpec, ledger: str) -> ModelSpec:
     As it is where there is nothing to pin: folders, servers, scripts, a commit in the recipe; and where neither the hub
     nor its cache on this machine has the model, which loading it tells better.
     """
-    if spec.id == BUNDLED or spec.local or _COMMIT.fullmatch(spec.revision or ""):
+    if spec.local or _COMMIT.fullmatch(spec.revision or ""):
         return spec
     if select(spec).name not in ("vllm", "transformers"):
         return spec

@@ -50,8 +50,8 @@ class TransformersEngine:
             )
         except (OSError, ValueError) as err:
             raise EngineError(f"transformers cannot load {spec.id}: {err}", fix="check the model folder or id") from err
-        if spec.adapter is not None:
-            self._model = _with_adapter(self._model, spec.adapter)
+        if adapter := spec.adapter_folder:
+            self._model = _with_adapter(self._model, adapter)
         self._model.to(self._device).eval()
         limit = int(getattr(self._model.config, "max_position_embeddings", 0) or 4096)
         self._limit = min(spec.max_model_len or limit, limit)
@@ -339,13 +339,13 @@ def _control(tokenizer: Any) -> frozenset[str]:
     return control_tokens(special, [token.content for token in added])
 
 
-def _with_adapter(model: Any, adapter: str) -> Any:
+def _with_adapter(model: Any, adapter: Path) -> Any:
     try:
         from peft import PeftModel
     except ImportError as err:
         raise MissingDependency(f"an adapter needs peft: {err}", fix='pip install -e ".[lora]"') from err
     try:
-        return PeftModel.from_pretrained(model, str(Path(adapter).expanduser())).merge_and_unload()
+        return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
     except (OSError, ValueError, RuntimeError) as err:
         raise EngineError(
             f"cannot put the adapter {adapter} on the model: {err}", fix="is it an adapter of this very model?"

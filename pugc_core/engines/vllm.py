@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 from pugc_core.engines.base import Answer, Generation, Refusal, Request, Sampling, refusal, serve
@@ -109,19 +108,19 @@ class VllmEngine:
 
 
 def _adapter_arguments(spec: ModelSpec) -> dict[str, Any]:
-    if spec.adapter is None:
+    if (folder := spec.adapter_folder) is None:
         return {}
     # vLLM wants to know the largest rank before it loads any.
-    rank = int(json.loads((Path(spec.adapter).expanduser() / "adapter_config.json").read_bytes())["r"])
+    rank = int(json.loads((folder / "adapter_config.json").read_bytes())["r"])
     return {"enable_lora": True, "max_loras": 1, "max_lora_rank": next(r for r in _RANKS if r >= min(rank, _RANKS[-1]))}
 
 
 def _adapter(spec: ModelSpec) -> Any:
-    if spec.adapter is None:
+    if (folder := spec.adapter_folder) is None:
         return None
     from vllm.lora.request import LoRARequest
 
-    return LoRARequest("adapter", 1, str(Path(spec.adapter).expanduser()))
+    return LoRARequest("adapter", 1, str(folder))
 
 
 def _parameters(request: Request) -> Any:

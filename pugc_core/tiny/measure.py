@@ -20,9 +20,10 @@ from pugc_core import intervals, recipe
 from pugc_core.engines import open_engine
 from pugc_core.engines.base import Engine, Generation, Request, Sampling
 from pugc_core.intervals import Estimate
-from pugc_core.models import BUNDLED, ModelSpec
+from pugc_core.models import ModelSpec
 from pugc_core.prompts import instructions, quality, relevance, responses, rewards
 from pugc_core.prompts.base import Message
+from pugc_core.provided import TINY
 from pugc_core.tiny import corpus
 from pugc_core.tiny.corpus import Document
 from pugc_core.tiny.tasks import Sample, Tasks
@@ -218,7 +219,7 @@ def split(data: Path | None) -> tuple[list[Document], list[Document]]:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Measure the bundled model on documents it never saw.")
     parser.add_argument("--data", type=Path, help="folder of the open data; without it, the bundled sample posts")
-    parser.add_argument("--model", default=BUNDLED, help="folder of the model (default: the bundled one)")
+    parser.add_argument("--model", default=TINY, help="folder of the model (default: the bundled one)")
     parser.add_argument("--count", type=int, default=300, help="samples per role (default 300)")
     options = parser.parse_args(arguments)
     train, test = split(options.data)

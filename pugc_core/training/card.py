@@ -81,13 +81,18 @@ def head(recipe: Recipe, objective: str, found: Licences) -> dict[str, object]:
     start = recipe.model("policy")
     return {
         **_licence(start, found),
-        # A folder's path is nobody's business.
-        "base_model": Path(start.id).name if start.local else start.id,
+        "base_model": _name(start),
         "datasets": [f"pugc-{recipe.name}"],
         "pipeline_tag": "text-generation",
         "library_name": "transformers",
         "tags": ["pugc", "trl", objective],
     }
+
+
+def _name(start: ModelSpec) -> str:
+    if start.provided:
+        return start.provided.source
+    return Path(start.id).name if start.local else start.id  # a folder's path is nobody's business
 
 
 def _licence(start: ModelSpec, found: Licences) -> dict[str, str]:

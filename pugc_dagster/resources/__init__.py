@@ -1,10 +1,11 @@
 """What assets are given: where things lie, the ledger, and the engines."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import dagster as dg
 
+from pugc_core import progress
 from pugc_core.engines import EngineHost
 from pugc_core.ledger import Ledger
 from pugc_core.workspace import Workspace
@@ -36,5 +37,15 @@ class EnginesResource(dg.ConfigurableResource[EngineHost]):
 
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[EngineHost]:
-        with EngineHost() as host:
+        with EngineHost(told(context.log.info if context.log else lambda line: None)) as host:
             yield host
+
+
+def told(log_line: Callable[[str], object]) -> Callable[[str], None]:
+    """What is said while a model is brought goes into the run's log, and to the terminal where a command runs."""
+
+    def say(sentence: str) -> None:
+        log_line(sentence)
+        progress.say(sentence)
+
+    return say

@@ -29,6 +29,7 @@ from pugc_core.training.summary import Summary
 from pugc_core.workspace import Workspace
 from pugc_dagster import checks
 from pugc_dagster.metadata import cell, table
+from pugc_dagster.resources import told
 from pugc_dagster.stages.base import key
 
 SENTENCE = "The policy, trained by {objective} to prefer the chosen answers; an ordinary Hugging Face folder."
@@ -172,7 +173,9 @@ def _train(
         context.log.info(what)
         progress.say(f"{recipe.name} policy/{objective}: {what}")
 
-    say("starting the training: about 20 s")
+    start = pinned(recipe.model("policy"), workspace.ledger)
+    start.bring(told(context.log.info))
+    progress.say(f"{recipe.name} policy/{objective}: starting the training: about 20 s")
     with dg.open_pipes_session(
         context=context,
         context_injector=dg.PipesTempFileContextInjector(),
@@ -181,7 +184,7 @@ def _train(
         summary = run(
             system_role=recipe.model("policy").system_role,
             dataset=workspace.dataset(recipe.name),
-            start=start_of(pinned(recipe.model("policy"), workspace.ledger)),
+            start=start_of(start),
             objective=objective,
             config=recipe.training,
             out=str(out),

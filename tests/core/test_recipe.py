@@ -9,6 +9,7 @@ import pytest
 from pugc_core import recipe
 from pugc_core.errors import ModelNotFound, RecipeError
 from pugc_core.recipe import ROLES, Recipe, bundled, load
+from pugc_core.smollm2 import merge
 
 WHOLE = """
 [models.m]
@@ -44,11 +45,16 @@ def refused(path: object, *folders: Path) -> str:
 
 
 def test_the_bundled_recipes() -> None:
-    assert set(bundled()) >= {"tiny", "small", "paper", "paper-base"}
+    assert set(bundled()) >= {"tiny", "laptop", "laptop-hub", "small", "paper", "paper-base"}
 
 
 @pytest.mark.parametrize("name", bundled())
-def test_a_bundled_recipe_loads_and_makes_all_stages(name: str) -> None:
+def test_a_bundled_recipe_loads_and_makes_all_stages(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    monkeypatch.setattr(merge, "ADAPTER", tmp_path)
+    monkeypatch.setenv("PUGC_CACHE", str(tmp_path / "cache"))
     loaded = load(name)
     assert loaded.name == name
     assert loaded.about.endswith(".")
@@ -61,6 +67,7 @@ def test_a_bundled_recipe_loads_and_makes_all_stages(name: str) -> None:
         assert stage.role is None or stage.role in ROLES
         assert set(stage.inputs) <= set(stages)
     assert loaded.relevance.sampling.choices == ("True", "False")
+    assert not (tmp_path / "cache").exists(), "to load a recipe fetches nothing"
 
 
 def test_the_paper_recipe_holds_the_papers_values() -> None:

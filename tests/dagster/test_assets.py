@@ -11,7 +11,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from pugc_core import DEFAULT_RECIPE, runs, storage
+from pugc_core import runs, storage
 from pugc_core.errors import StorageError, TrainingError
 from pugc_core.recipe import load
 from pugc_core.stages.quality import Quality
@@ -44,12 +44,12 @@ def test_every_recipe_in_use_is_a_group_and_every_asset_says_what_it_is(project:
         return {node.group_name for node in nodes}
 
     # The default and the user's own; a bundled one that nobody uses is not there, with its jobs and sensors.
-    assert groups() == {DEFAULT_RECIPE, "scripted"}
+    assert groups() == {"tiny", "scripted"}
     names = {job.name for job in definitions.defs().resolve_all_job_defs()}
     assert not [name for name in names if name.startswith(("small", "paper"))]
     (project / "data" / "tables" / "small" / "ugc").mkdir(parents=True)
     (project / "recipes" / "paper.toml").write_text('extends = "paper"\n')
-    assert groups() == {DEFAULT_RECIPE, "scripted", "small", "paper"}
+    assert groups() == {"tiny", "scripted", "small", "paper"}
 
 
 def test_a_broken_recipe_is_left_out_and_the_others_load(project: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -13,7 +13,6 @@ from click.testing import CliRunner
 from dagster._core.definitions.partitions.context import partition_loading_context
 from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
 
-from pugc_core import DEFAULT_RECIPE
 from pugc_core.errors import RecipeError, SourceError
 from pugc_core.recipe import Recipe, load
 from pugc_core.staleness import survey
@@ -91,7 +90,7 @@ def test_storage_that_is_away_hides_nothing_else(
         patch.setattr(definitions.storage, "exists", away)
         assert outdated_.look([recipe()]) == {}
         found, broken = definitions._load_all()
-        assert {r.name for r in found} == {DEFAULT_RECIPE, "scripted"}
+        assert {r.name for r in found} == {"tiny", "scripted"}
         assert broken == {}
     assert caplog.text.count("the bucket does not answer") >= 2
     assert set(outdated_.look([recipe()])) == {"scripted"}
