@@ -58,6 +58,12 @@ class RewardShape:
     """share of the judge's draws that gave a vote"""
     all_tied: float
     """share of instructions whose responses all have the same reward"""
+    instructions: int
+    """instructions that have responses with a reward"""
+    tied: int
+    """those whose responses all have the same reward"""
+    fullest: float
+    """share of the rewards in the band that has most of them"""
 
 
 def reward_shape(measured: Measures) -> RewardShape | None:
@@ -67,14 +73,19 @@ def reward_shape(measured: Measures) -> RewardShape | None:
         return None
     untied = {f"{low:.1f}-{low + 0.5:.1f}": int(measured.get(f"untied_{low:.1f}", 0)) for low in BANDS}
     tied = {f"{low:.1f}-{low + 0.5:.1f}": int(measured.get(f"tied_{low:.1f}", 0)) for low in BANDS}
+    histogram = {band: untied[band] + tied[band] for band in untied}
+    instructions, all_tied = int(measured["instructions"]), int(measured.get("tied", 0))
     return RewardShape(
         rewards.n,
         rewards.mean,
         rewards.std,
-        {band: untied[band] + tied[band] for band in untied},
+        histogram,
         untied,
         parse_rate(measured) or 0.0,
-        measured.get("tied", 0) / measured["instructions"],
+        all_tied / instructions,
+        instructions,
+        all_tied,
+        max(histogram.values()) / rewards.n,
     )
 
 
@@ -157,9 +168,33 @@ def _behind(tables: _Tables, recipe: str, shard: str, pair: dict[str, Any]) -> d
     }
 
 
-def example(store: Store, recipe: str) -> str | None:
-    """Id of the kept pair with the widest margin, the first of them by id; None when there is no pair."""
+@dataclass(frozen=True)
+class Shown:
+    """A pair as it is shown in short."""
+
+    pair_id: str
+    shard: str
+    question: str
+    chosen: str
+    rejected: str
+    chosen_reward: float
+    rejected_reward: float
+    margin: float
+
+
+def best(store: Store, recipe: str, count: int) -> tuple[list[Shown], int]:
+    """The pairs of the data set with the widest margins, at most one of a post, and how many pairs there are. Of equal
+    margins the better chosen answer goes first, then the id."""
     if ALL not in store.shards(recipe, "dataset"):
-        return None
-    kept = store.read(recipe, "dataset", ALL).filter(pl.col("keep")).sort("margin", "pair_id", descending=[True, False])
-    return str(kept["pair_id"][0]) if kept.height else None
+        return [], 0
+    columns = ["pair_id", "ugc_id", "shard", "keep", "margin", "chosen_reward", "rejected_reward"]
+    kept = store.read(recipe, "dataset", ALL, [*columns, "prompt", "chosen", "rejected"]).filter("keep")
+    order = kept.sort("margin", "chosen_reward", "pair_id", descending=[True, True, False])
+    rows = order.unique("ugc_id", keep="first", maintain_order=True).head(count).to_dicts()
+    words = {"question": "prompt", "chosen": "chosen", "rejected": "rejected"}
+    names = ("pair_id", "shard", "chosen_reward", "rejected_reward", "margin")
+    found = [
+        Shown(**{name: row[name] for name in names}, **{name: row[of][-1]["content"] for name, of in words.items()})
+        for row in rows
+    ]
+    return found, kept.height

@@ -6,12 +6,14 @@ the weights, so the same question gets the same answer again for as long as the 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
+from pugc_core import progress, storage
 from pugc_core.engines import EngineHost
 from pugc_core.engines.base import Generation, Refusal, Request
 from pugc_core.engines.pins import pinned
@@ -73,8 +75,9 @@ def _trained(start: ModelSpec, folder: str) -> ModelSpec:
 
 
 def held_out(recipe: Recipe, workspace: Workspace, host: EngineHost, objective: str) -> list[dict[str, str]]:
-    """`question`, `start` and `trained` for a few questions of the data set that the policy was not trained on, of
-    different groups. What the start answered when the pairs were made is taken from the ledger.
+    """`question`, `start` and `trained` for the first few questions (by pair id, unpicked) of the data set that the
+    policy was not trained on, of different groups. What the start answered when the pairs were made is taken from the
+    ledger.
 
     Raises EngineError when a model cannot be asked, TrainingError when the policy is not trained.
     """
@@ -100,11 +103,22 @@ def _each(
     with Ledger(workspace.ledger) as ledger:
         given = ledger.find(side.model.identity, [request.key(0) for request in requests])
     if missing := [request for request in requests if request.key(0) not in given]:
-        for answer in host.engine(pinned(side.model, workspace.ledger)).generate(missing):
-            if isinstance(answer, Generation):
-                given[answer.key] = answer
+        engine = host.engine(pinned(side.model, workspace.ledger))
+        with progress.doing(f"asking {side.name} what it says to {len(missing)} held-out questions: seconds"):
+            for answer in engine.generate(missing):
+                if isinstance(answer, Generation):
+                    given[answer.key] = answer
     texts = (given.get(request.key(0)) for request in requests)
     return [parse(answer.text) + " [cut off]" * answer.cut_off if answer else None for answer in texts]
+
+
+def samples(folder: str) -> list[dict[str, str]]:
+    """What `held_out` gave for the policy in a folder, as its asset keeps it; empty where it has not."""
+    try:
+        found = json.loads(storage.read(storage.join(folder, SAMPLES)))["samples"]
+    except FileNotFoundError:
+        return []
+    return [{name: str(sample.get(name, "")) for name in ("question", "start", "trained")} for sample in found]
 
 
 class Talk:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import click
 
 from pugc_core import default
 from pugc_core.errors import ModelNotFound, PugcError, SourceError, as_pugc_error
+from pugc_core.progress import duration
 from pugc_dagster.terminal import Formatter, echo
 
 
@@ -77,18 +79,19 @@ def _warn_of_refused() -> None:
         echo(f"warning: {sentence}", fg="yellow", err=True)
 
 
-def _run(recipe: Any, shards: tuple[str, ...] = (), to: str | None = None, *, bars: bool = True) -> None:
+def _run(recipe: Any, shards: tuple[str, ...] = (), to: str | None = None, *, shown: bool = True) -> None:
     """Make what is not there as it would be made now. Where all of it is, Dagster is not even imported."""
-    from pugc_dagster import console, finished
+    from pugc_dagster import bars, finished
 
     workspace = _workspace()
     if finished.covers(recipe, workspace, shards, to):
         finished.record_idle(recipe, workspace, shards, to)
         return
-    from pugc_dagster import execute
+    with bars.bars(enabled=shown):
+        from pugc_dagster import execute  # which takes seconds
 
-    with execute.instance() as instance, console.bars(enabled=bars):
-        execute.run(instance, recipe, workspace, shards, to)
+        with execute.instance() as instance:
+            execute.run(instance, recipe, workspace, shards, to)
 
 
 def _exit_for_failed(recipe: Any, shards: set[str]) -> None:
@@ -159,7 +162,7 @@ def run(recipe: str | None, shards: tuple[str, ...], to: str | None, as_json: bo
     chosen = _load(recipe, to_run=True)
     unknown_to_ui = recipe is not None and recipe.endswith(".toml") and not in_the_web_ui(Path(recipe))
     _warn_of_refused()
-    _run(chosen, shards, to, bars=not as_json)
+    _run(chosen, shards, to, shown=not as_json)
     console.status(chosen, _workspace(), as_json=as_json)
     if unknown_to_ui and not as_json:
         echo("the web UI does not know this recipe; it shows the files in recipes/ (or PUGC_RECIPES)")
@@ -196,10 +199,10 @@ def stale(recipe: str | None, named: bool, as_json: bool) -> None:
 @_json_option
 def refresh(recipe: str | None, shards: tuple[str, ...], as_json: bool) -> None:
     """Make again what is out of date, and all that follows from it; nothing else, and no call twice."""
-    from pugc_dagster import console, execute
+    from pugc_dagster import bars, console, execute
 
     chosen = _load(recipe, to_run=True)
-    with execute.instance() as instance, console.bars(enabled=not as_json):
+    with execute.instance() as instance, bars.bars(enabled=not as_json):
         before = execute.refresh(instance, chosen, _workspace(), shards)
     if not as_json:
         console.stale(chosen, before, as_json=False)
@@ -315,15 +318,21 @@ def fetch(wheel: Path | None) -> None:
         echo(f"removed {old}, which another version of PUGC made")
 
 
+_DEMO = "demo: bundled posts become preference pairs and policies; minutes on two cores, seconds when it was run before"
+
+
 @main.command()
 @_recipe_option
 def demo(recipe: str | None) -> None:
     """The bundled sample through the whole chain, and a summary."""
+    echo(_DEMO, err=True)
     from pugc_core import intake
     from pugc_dagster import console
 
+    begun = time.monotonic()
     chosen = _load(recipe, to_run=True)
     intake.take(_workspace(), [str(path) for path in console.samples()])
     _run(chosen)  # which adds the partitions
-    console.status(chosen, _workspace(), as_json=False, example=True)
+    console.status(chosen, _workspace(), as_json=False, samples=True)
+    echo(f"this took {duration(time.monotonic() - begun)}")
     _exit_for_failed(chosen, set(_workspace().shards()))

@@ -1,12 +1,11 @@
-"""What the terminal shows: progress bars, the summary of a recipe, a pair with all behind it."""
+"""What the terminal shows: the summary of a recipe, and a pair with all behind it."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,22 +14,27 @@ import click
 import polars as pl
 from rich.console import Console
 from rich.panel import Panel
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from pugc_core import exports, progress, provenance, runs, storage, summary
+from pugc_core import exports, provenance, runs, storage, summary, talk
 from pugc_core.errors import RecipeError, StorageError
 from pugc_core.measures import cut_off_share
 from pugc_core.models import Price
 from pugc_core.recipe import ROLES, Recipe
 from pugc_core.records import TABLES
 from pugc_core.staleness import Survey, reasons, survey
+from pugc_core.training.summary import Summary
 from pugc_core.workspace import Workspace
-from pugc_dagster.terminal import echo, plain
+from pugc_dagster import showing
+from pugc_dagster.terminal import plain
 
 _WIDE = 100
 """Columns where the output goes to a file or a pipe, which have none of their own."""
+_BEST = 3
+"""Pairs that are shown of a recipe."""
+_READABLE = 110
+"""Columns that a line of text takes at most, however wide the terminal."""
 _LISTED = 20
 """Failed shards that are printed."""
 _out = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
@@ -42,67 +46,32 @@ def samples() -> list[Path]:
     return sorted(folder.glob("*.jsonl"))
 
 
-@contextmanager
-def bars(enabled: bool = True) -> Iterator[None]:
-    """A bar per stage while the block runs; on a pipe, a line when a stage has ended."""
-    if not enabled:
-        yield
-        return
-    if not sys.stderr.isatty():
-        with progress.listen(_line, lambda sentence: echo(sentence, err=True)):
-            yield
-        return
-    columns = (
-        TextColumn("{task.description:<28}"),
-        BarColumn(30),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as display:
-        tasks: dict[str, TaskID] = {}
-
-        def show(state: progress.Progress) -> None:
-            if state.work not in tasks:
-                tasks[state.work] = display.add_task(state.work, note="")
-            display.update(tasks[state.work], completed=state.done, total=state.total, note=state.note)
-
-        with progress.listen(show, lambda sentence: display.console.print(Text(plain(sentence)))):
-            yield
-
-
-def _line(state: progress.Progress) -> None:
-    if state.done == state.total:
-        echo(f"{state.work}: {state.total:,}{f' ({state.note})' if state.note else ''}", err=True)
-
-
-def status(recipe: Recipe, workspace: Workspace, *, as_json: bool, example: bool = False) -> None:
-    """Print the recipe's funnel, calls, rewards, what is out of date, an example pair, and where things are."""
+def status(recipe: Recipe, workspace: Workspace, *, as_json: bool, samples: bool = False) -> None:
+    """Print the recipe's funnel, calls, rewards, policies, what is out of date, and where things are; with `samples`
+    also the best pairs, and start and trained side by side."""
     content = _status(recipe, workspace)
     if as_json:
-        click.echo(json.dumps(content, indent=2))
+        click.echo(json.dumps(content, indent=2, default=dataclasses.asdict))
         return
     if not content["stages"]:
         _out.print(f"recipe [bold]{recipe.name}[/] has no tables yet; run: pugc run --recipe {recipe.name}")
         return
     _out.print(_funnel_table(recipe, content["stages"]))
-    if any(calls["made"] or calls["from_ledger"] or calls["refused"] for calls in content["roles"].values()):
-        _out.print(_calls_table(content["roles"]))
-    elif content["roles"]:
-        why = "" if content["out_of_date"] else ": every table was there and up to date"
-        _out.print(f"no model was asked in the last run{why}")
+    _print_calls(content["roles"], current=not content["out_of_date"])
     if content["cut_off"]:
         _out.print(f"{content['cut_off']:.1%} of the responses were cut off by max_tokens ({recipe.responses.cut_off})")
-    _print_rewards(content["rewards"])
+    if content["rewards"]:
+        for line in showing.histogram(content["rewards"], _out.width):
+            _out.print(line)
+    if samples:
+        _print_best(recipe, workspace)
+    for shown in showing.held_out(content["policies"]):
+        _out.print(shown)
+    if samples:
+        _print_samples(recipe, workspace, next(iter(content["policies"]), None))
     for line in content["out_of_date"]:
         _out.print(plain(line), markup=False)
     _print_failed(content["failed"])
-    widest = summary.example(workspace.store, recipe.name) if example else None
-    if widest:
-        try:
-            pair(recipe, workspace, widest, as_json=False)
-        except StorageError as err:
-            _out.print(plain(f"\nno example: {err.problem}"), markup=False)
     _out.print()
     for name, path in content["paths"].items():
         _out.print(plain(f"{name:<12} {path}"), soft_wrap=True, markup=False)
@@ -113,7 +82,6 @@ def _status(recipe: Recipe, workspace: Workspace) -> dict[str, Any]:
     store = workspace.store
     inbox = workspace.shards()
     shards = [shard for shard in store.shards(recipe.name, "ugc") if shard in inbox]
-    shape = summary.reward_shape(summary.measured(store, recipe.name, "rewards", shards))
     last = runs.last(workspace.calls(recipe.name))
     paths = {
         "tables": store.path(recipe.name, "*", "*"),
@@ -128,11 +96,47 @@ def _status(recipe: Recipe, workspace: Workspace) -> dict[str, Any]:
         "stages": {stage: c._asdict() for stage, c in summary.funnel(store, recipe.name, shards).items()},
         "roles": _by_role(recipe, last.get("stages", {})),
         "cut_off": cut_off_share(summary.measured(store, recipe.name, "responses", shards)),
-        "rewards": dataclasses.asdict(shape) if shape else None,
+        "rewards": summary.reward_shape(summary.measured(store, recipe.name, "rewards", shards)),
+        "policies": _policies(recipe, workspace),
         "out_of_date": _out_of_date(recipe, found),
         "failed": {stage: dict(whys) for stage, whys in found.failed.items()},
         "paths": {name: path for name, path in paths.items() if name == "tables" or storage.exists(path)},
     }
+
+
+def _policies(recipe: Recipe, workspace: Workspace) -> dict[str, Summary]:
+    found = {o: Summary.recorded(workspace.policy(recipe.name, o)) for o in recipe.training.objectives}
+    return {objective: of for objective, of in found.items() if of}
+
+
+def _print_calls(roles: Mapping[str, Mapping[str, Any]], *, current: bool) -> None:
+    """What the last run asked of models; a sentence where it asked nothing."""
+    if any(calls["made"] or calls["refused"] for calls in roles.values()):
+        _out.print(_calls_table(roles))
+    elif kept := sum(calls["from_ledger"] for calls in roles.values()):
+        _out.print(f"no model was asked in the last run: all {kept:,} answers were in the ledger")
+    elif roles:
+        _out.print("no model was asked in the last run" + ": every table was there and up to date" * current)
+
+
+def _print_best(recipe: Recipe, workspace: Workspace) -> None:
+    found, total = summary.best(workspace.store, recipe.name, _BEST)
+    if not found:
+        return
+    _out.print()
+    for line in showing.pairs(found, total, min(_out.width, _READABLE)):
+        _out.print(line)
+    _out.print(f"\n  all behind a pair: pugc show pair {found[0].pair_id[:8]} --recipe {recipe.name}\n", style="dim")
+
+
+def _print_samples(recipe: Recipe, workspace: Workspace, objective: str | None) -> None:
+    """Start and trained side by side, of one policy: the first that there is."""
+    if objective is None:
+        return
+    kept = talk.samples(workspace.policy(recipe.name, objective))
+    if table := showing.side_by_side(kept, recipe.training.loss(objective).title, min(_out.width, _READABLE)):
+        _out.print()
+        _out.print(table)
 
 
 def _out_of_date(recipe: Recipe, found: Survey) -> list[str]:
@@ -201,18 +205,6 @@ def _calls_table(roles: Mapping[str, Mapping[str, Any]]) -> Table:
         total = sum(calls.get("cost", 0) for calls in roles.values())
         table.add_row("all", *[""] * 5, f"{total:,.4g}")
     return table
-
-
-def _print_rewards(shape: Mapping[str, Any] | None) -> None:
-    if shape is None:
-        return
-    _out.print(
-        f"rewards of {shape['responses']} responses: mean {shape['mean']:.2f}, std {shape['std']:.2f}; "
-        f"{shape['parse_rate']:.1%} of the votes parsed; all tied for {shape['all_tied']:.1%} of the instructions"
-    )
-    most = max(shape["histogram"].values())
-    for band, n in shape["histogram"].items():
-        _out.print(f"  {band}  {'█' * round(40 * n / most):<40} {n}")
 
 
 def stale(recipe: Recipe, found: Survey, *, as_json: bool, named: bool = False) -> None:

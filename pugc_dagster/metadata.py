@@ -110,7 +110,8 @@ def distribution(shape: summary.RewardShape) -> str:
     rows = [[band, str(n), str(shape.untied[band]), "█" * round(20 * n / most)] for band, n in shape.histogram.items()]
     head = (
         f"{shape.responses} responses, mean {shape.mean:.2f}, standard deviation {shape.std:.2f}; "
-        f"{shape.parse_rate:.1%} of the votes parsed; all responses tied for {shape.all_tied:.1%} of the instructions"
+        f"{shape.parse_rate:.1%} of the votes parsed; all responses tied for {shape.all_tied:.1%} of the instructions; "
+        f"the fullest band has {shape.fullest:.1%}"
     )
     return f"{head}\n\n{table(['reward', 'responses', 'without ties', ''], rows)}"
 

@@ -17,12 +17,11 @@ import polars as pl
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from pugc_core import dropped, plots, provenance, runs, storage, summary
+from pugc_core import dropped, plots, provenance, runs, storage, summary, talk
 from pugc_core.errors import StorageError
 from pugc_core.measures import cut_off_share
 from pugc_core.recipe import Recipe
 from pugc_core.stages.base import Stage
-from pugc_core.talk import SAMPLES
 from pugc_core.workspace import Workspace
 
 LISTED = 2000
@@ -136,7 +135,7 @@ def _content(recipe: Recipe, workspace: Workspace) -> dict[str, Any]:
         "whole": whole,
         "left_out": min(WHOLE, kept.height) - len(whole),
         "policies": {objective: record for objective, record in policies.items() if record},
-        "samples": {objective: _samples(Path(workspace.policy(name, objective)) / SAMPLES) for objective in policies},
+        "samples": {objective: talk.samples(workspace.policy(name, objective)) for objective in policies},
         "pictures": _pictures(recipe, workspace, kept, judged, counted, policies, shards),
     }
 
@@ -190,12 +189,6 @@ def _pictures(
         if record:
             figures[f"policy {objective}"] = plots.curves(record["curve"], objective)
     return {name: Markup(plots.svg(figure)) for name, figure in figures.items()}
-
-
-def _samples(path: Path) -> list[dict[str, str]]:
-    """Answers of the start model and the policy to questions of the test split, as asset `policy` keeps them."""
-    found = json.loads(path.read_text(encoding="utf-8"))["samples"] if path.is_file() else []
-    return [{name: str(sample.get(name, "")) for name in ("question", "start", "trained")} for sample in found]
 
 
 def _training(path: Path) -> dict[str, Any] | None:

@@ -79,10 +79,12 @@ def _talk(recipe: Recipe, workspace: Workspace, chosen: Sequence[Side], host: En
 def _waiting() -> Iterator[None]:
     """Something that moves in the terminal while models are loaded and asked, below what is said meanwhile."""
     console = Console(stderr=True)
-    with (
-        console.status("asking"),
-        progress.listen(lambda state: None, lambda sentence: console.print(Text(plain(sentence)))),
-    ):
+
+    def hear(sentence: str) -> None:
+        if sentence:  # else what was said is over
+            console.print(Text(plain(sentence)))
+
+    with console.status("asking"), progress.listen(lambda state: None, hear):
         yield
 
 

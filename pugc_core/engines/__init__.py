@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
+from pugc_core import progress
 from pugc_core.engines.base import Engine
 from pugc_core.errors import MissingDependency, RecipeError
 from pugc_core.models import ModelSpec
-from pugc_core.progress import say as tell
 from pugc_core.smollm2.cache import Say
 
 __all__ = ["EngineHost", "Selection", "open_engine", "select"]
+
+
+_SMALL = 1 << 30
+"""Bytes of weights that are read in no time; then it is the libraries that take some."""
 
 
 class Selection(NamedTuple):
@@ -55,7 +60,7 @@ def select(spec: ModelSpec) -> Selection:
     )
 
 
-def open_engine(spec: ModelSpec, say: Say = tell) -> Engine:
+def open_engine(spec: ModelSpec, say: Say = progress.say) -> Engine:
     """A ready engine for the model. Local models run in a process of their own, whose end frees their memory; what they
     lack on this machine is brought before, and `say` is told."""
     name = select(spec).name
@@ -80,7 +85,17 @@ def open_engine(spec: ModelSpec, say: Say = tell) -> Engine:
     from pugc_core.engines.worker import WorkerEngine
 
     spec.bring(say)  # here, not in the worker, which nobody hears
-    return WorkerEngine(spec, name)
+    with progress.doing(_loading(spec, name)):
+        return WorkerEngine(spec, name)
+
+
+def _loading(spec: ModelSpec, engine: str) -> str:
+    """What opening a local model's engine is, in words, and about how long it takes."""
+    name, small = spec.id, spec.provided is not None
+    if spec.local:
+        name = "/".join(Path(spec.id).parts[-2:])
+        small = sum(file.stat().st_size for file in Path(spec.location).glob("*.safetensors")) < _SMALL
+    return f"loading {name} with {engine}: {'about 10 s' if small else 'minutes, where it is large'}"
 
 
 class EngineHost:
@@ -90,7 +105,7 @@ class EngineHost:
     has to be fetched first.
     """
 
-    def __init__(self, say: Say = tell) -> None:
+    def __init__(self, say: Say = progress.say) -> None:
         self._say = say
         self._spec: ModelSpec | None = None
         self._engine: Engine | None = None

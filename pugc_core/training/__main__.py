@@ -1,9 +1,10 @@
 """`python -m pugc_core.training SPEC.json`: one training in a process of its own, whose end frees the GPU.
 
 SPEC.json holds {"dataset", "start", "objective", "out"} and may hold {"config", "system_role"}; without it, the
-environment variable PUGC_TRAINING does. Each line on stdout is one JSON object: {"progress": {...}} as it goes, then
-{"summary": {...}}, or {"error": {"problem", "fix", "kind"}} with exit code 1. Of several processes that a launcher
-started the first one speaks. Whatever the libraries print goes to stderr.
+environment variable PUGC_TRAINING does. Each line on stdout is one JSON object: {"progress": {...}} as it goes,
+{"doing": {"what"}} in words beside the steps, then {"summary": {...}}, or {"error": {"problem", "fix", "kind"}} with
+exit code 1. Of several processes that a launcher started the first one speaks. Whatever the libraries print goes to
+stderr.
 With --stay-with-parent the process ends when its stdin closes or its parent is gone.
 """
 
@@ -54,7 +55,7 @@ def main(arguments: list[str], also: Report = lambda _: None) -> int:
             tell("progress", progress)
             also(progress)
 
-        summary = train(**spec, config=config, report=report)
+        summary = train(**spec, config=config, report=report, say=lambda what: tell("doing", {"what": what}))
     except PugcError as err:
         tell("error", {"problem": err.problem, "fix": err.fix, "kind": type(err).__name__})
         return 1

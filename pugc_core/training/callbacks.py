@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from accelerate import PartialState
 from transformers import TrainerCallback
 
 from pugc_core.errors import TrainingError
 from pugc_core.training.output import mark_whole
-from pugc_core.training.summary import Report
+from pugc_core.training.summary import Report, Say
 
 DIVERGED = "lower the learning rate, set precision to fp32, and check that the start model writes sensible text"
 _NAMES = {
@@ -35,6 +38,33 @@ def curve(history: list[dict[str, Any]]) -> list[dict[str, float]]:
         for row in history
         if "loss" in row
     ]
+
+
+class Before(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
+    """Measures the held-out pairs under the start model, before the first step, and keeps their margins beside the
+    checkpoints, for when the training is killed and goes on."""
+
+    def __init__(self, trainer: Any, folder: Path, say: Say) -> None:
+        self._trainer = trainer
+        self._path = folder / "start.json"
+        self._say = say
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step:
+            return
+        self._say(f"the start model on {len(self._trainer.eval_dataset)} held-out pairs: less than a pass of training")
+        pairs = self._trainer.held_out()
+        if state.is_world_process_zero:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.write_text(json.dumps((pairs[:, 1] - pairs[:, 2]).tolist()), encoding="utf-8")
+        PartialState().wait_for_everyone()
+
+    @property
+    def margins(self) -> npt.NDArray[np.float64] | None:
+        """Of the held-out pairs under the start model; None where the training began before they were kept."""
+        if not self._path.is_file():
+            return None
+        return np.array(json.loads(self._path.read_text(encoding="utf-8")), dtype=np.float64)
 
 
 class Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped

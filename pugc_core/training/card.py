@@ -63,9 +63,10 @@ by the models that the data set's card names:
 
 {figures(summary)}
 
-The margin is the difference in reward between chosen and rejected answers in units of the loss, the accuracy the share
-of pairs where it is positive. What a policy was trained on it may know by heart: only the held-out pairs, each counted
-once, say something of others. The intervals are 95%. Nothing here says that people would prefer the answers.
+The margin is the difference in reward between chosen and rejected answers in units of the loss, the gain how much
+larger it is than under the start model, the accuracy the share of pairs where it is positive. What a policy was trained
+on it may know by heart: only the held-out pairs, each counted once, say something of others. The intervals are 95%.
+Nothing here says that people would prefer the answers.
 
 ```
 from transformers import pipeline
@@ -110,7 +111,7 @@ def figures(summary: Summary) -> str:
     """A table in Markdown: what the training came to, on held-out pairs and on those that were trained on."""
     held_out = f"held out, {summary.n_test} pairs" if summary.held_out else "held out: no pairs"
     lines = [f"| | {held_out} | training pairs, last pass | training pairs, first steps |", "|---|---|---|---|"]
-    for name in ("accuracy", "margin", "loss"):
+    for name in ("accuracy", "margin", "gain", "loss"):
         measured = summary.held_out.get(name, "-")
         trained = (f"{row[name]:.4g}" if name in row else "-" for row in (summary.final, summary.curve[0]))
         lines.append(f"| {name} | {measured} | {' | '.join(trained)} |")

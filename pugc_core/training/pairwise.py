@@ -28,6 +28,8 @@ class Pairwise(Trainer):  # type: ignore[misc]  # transformers is untyped
     them. A subclass says what a row is, and gives prediction_step."""
 
     loss_is_scaled_for_ga = True  # by compute_loss below
+    start_has_rewards = False
+    """Whether answers have a reward under the start model too; not where rewards are measured against it, and so 0."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self._counts: list[int] = []

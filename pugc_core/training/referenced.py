@@ -20,17 +20,27 @@ from trl import DPOConfig, DPOTrainer
 
 from pugc_core.training.losses.base import Loss, Setup
 from pugc_core.training.pairwise import Pairwise
+from pugc_core.training.summary import Say, unsaid
 
 _COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")
 
 
 class ReferencedTrainer(Pairwise, DPOTrainer):  # type: ignore[misc]  # trl is untyped
     """`references` is the folder of kept log-probabilities, or None. `length_price` is R-DPO's alpha / beta: what is
-    taken off the start model's log-probability per token of an answer."""
+    taken off the start model's log-probability per token of an answer. `say` is told when that model is asked."""
 
-    def __init__(self, *, references: Path | None, length_price: float = 0.0, **options: Any) -> None:
+    def __init__(
+        self,
+        *,
+        references: Path | None,
+        length_price: float = 0.0,
+        say: Say = unsaid,
+        **options: Any,
+    ) -> None:
         self._references = references
         self._length_price = length_price
+        self.start_has_rewards = length_price != 0  # the longer answer's is the larger
+        self._say = say
         super().__init__(**options)
 
     def rows(self, batch: dict[str, Any]) -> int:
@@ -63,6 +73,7 @@ class ReferencedTrainer(Pairwise, DPOTrainer):  # type: ignore[misc]  # trl is u
             for column in _COLUMNS:
                 dataset = dataset.add_column(column, kept[column].to_list())
         else:
+            self._say(f"the start model reads {len(dataset)} pairs: a third of the time of training on them")
             dataset = super()._precompute_ref_logps(dataset, name, batch_size)
             if path and self.accelerator.is_main_process:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -92,6 +103,7 @@ def trainer(setup: Setup, loss: Loss, *, loss_type: str, length_price: float = 0
     return ReferencedTrainer(
         references=setup.references,
         length_price=length_price / loss.beta,
+        say=setup.say,
         args=DPOConfig(
             loss_type=[loss_type],
             beta=loss.beta,

@@ -18,7 +18,7 @@ from pugc_core import errors
 from pugc_core.errors import PugcError, TrainingError
 from pugc_core.training.config import TrainingConfig
 from pugc_core.training.launch import SPEC, command, gpus
-from pugc_core.training.summary import Report, Summary
+from pugc_core.training.summary import Report, Say, Summary, unsaid
 
 _GRACE = 10.0
 """Seconds that an interrupted training has to clear up before it is killed."""
@@ -32,6 +32,7 @@ def run(
     config: TrainingConfig,
     out: str,
     report: Report,
+    say: Say = unsaid,
     module: str = "pugc_core.training",
     env: Mapping[str, str] = MappingProxyType({}),
     system_role: bool | None = None,
@@ -65,12 +66,12 @@ def run(
         start_new_session=True,
     )
     try:
-        return _follow(child, report)
+        return _follow(child, report, say)
     finally:
         _end(child)
 
 
-def _follow(child: subprocess.Popen[str], report: Report) -> Summary:
+def _follow(child: subprocess.Popen[str], report: Report, say: Say) -> Summary:
     assert child.stdout is not None
     assert child.stderr is not None
     printed: deque[str] = deque(maxlen=20)
@@ -84,6 +85,8 @@ def _follow(child: subprocess.Popen[str], report: Report) -> Summary:
         last = json.loads(line)
         if "progress" in last:
             report(last["progress"])
+        if "doing" in last:
+            say(last["doing"]["what"])
     code = child.wait()
     reader.join(timeout=5)
     if code == 0 and "summary" in last:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pugc_core import storage
 from pugc_core.intervals import Estimate
 
 Report = Callable[[dict[str, Any]], None]
 """Is told {step, total, loss, margin, accuracy, learning_rate, tokens_per_second, ...} as the training goes on."""
+Say = Callable[[str], object]
+"""Is told in words what is done beside the steps."""
+
+
+def unsaid(what: str) -> None:
+    """Where nobody wants to know."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +57,8 @@ class Summary:
     notes: list[str]
     """What differs from the configuration, in words."""
     held_out: dict[str, Estimate] = field(default_factory=dict)
-    """Accuracy, margin and loss of the trained policy over the held-out pairs; empty where there are none."""
+    """Accuracy, margin and loss of the trained policy over the held-out pairs, and gain: the mean, over these pairs, of
+    the trained policy's margin less the start's. Empty where there are none; older records have no gain."""
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Summary:
@@ -63,5 +72,14 @@ class Summary:
         """What a reader should see first: how it does on pairs that it was not trained on, and on how many."""
         if not self.held_out:
             return "no held-out pairs, so nothing is known of others than those it was trained on"
-        accuracy = self.held_out["accuracy"]
-        return f"held-out accuracy {accuracy} on {accuracy.n} pairs"
+        accuracy, gain = self.held_out["accuracy"], self.held_out.get("gain")
+        gained = f", reward gain {gain}" if gain else ""
+        return f"held-out accuracy {accuracy}{gained} on {accuracy.n} pairs"
+
+    @classmethod
+    def recorded(cls, folder: str) -> Summary | None:
+        """Of the policy in a folder; None where there is none, or one whose record this version cannot read."""
+        try:
+            return cls.of(json.loads(storage.read(storage.join(folder, "training.json"))))
+        except (FileNotFoundError, ValueError, TypeError):
+            return None

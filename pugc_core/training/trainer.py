@@ -22,12 +22,13 @@ from typing import Any
 
 from pugc_core.config import digest
 from pugc_core.errors import MissingDependency, RecipeError, TrainingError
+from pugc_core.progress import duration
 from pugc_core.training import data
 from pugc_core.training.config import VERSION, TrainingConfig
 from pugc_core.training.losses.base import Setup
 from pugc_core.training.output import RECORD, checkpoints, last_checkpoint, staging, unfinished
 from pugc_core.training.start import adapter, fingerprint, load_model, load_tokenizer, merged, stops
-from pugc_core.training.summary import Report, Summary
+from pugc_core.training.summary import Report, Say, Summary, unsaid
 from pugc_core.training.tokens import Ids, end_of_turn
 
 _ROWS = "rows"
@@ -42,6 +43,7 @@ def train(
     config: TrainingConfig,
     out: str,
     report: Report,
+    say: Say = unsaid,
     system_role: bool | None = None,
 ) -> Summary:
     """Train the policy `start` on the folder `dataset` (train.parquet, test.parquet) and write it to the folder `out`.
@@ -58,11 +60,12 @@ def train(
     devices = int(os.environ.get("WORLD_SIZE", "1"))
     accumulation = config.accumulation(devices)
     _prepare_libraries()
+    import numpy as np
     import torch
     from transformers import PrinterCallback, set_seed
 
     from pugc_core.training import heldout
-    from pugc_core.training.callbacks import Watch, curve
+    from pugc_core.training.callbacks import Before, Watch, curve
 
     pairs = data.read(dataset)
     if not pairs.train:
@@ -103,11 +106,20 @@ def train(
                     callbacks=[watch],
                     references=Path(out).absolute().parent / ".references",
                     adapter=adapter(config.lora),
+                    say=say,
                 )
             )
+            before = Before(trainer, checkpoints(folder), say)
+            if held_out.kept and trainer.start_has_rewards:
+                trainer.add_callback(before)
             trainer.remove_callback(PrinterCallback)
             trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
-            measured = heldout.figures(trainer.held_out()) if held_out.kept else {}
+            measured = {}
+            if held_out.kept:
+                seconds = held_out.tokens / 3 / watch.tokens_per_second if watch.steps else 0  # no backward pass
+                say(f"the trained policy on {len(held_out.kept)} held-out pairs: about {duration(seconds)}")
+                start_margins = before.margins if trainer.start_has_rewards else np.zeros(len(held_out.kept))
+                measured = heldout.figures(trainer.held_out(), start_margins)
         steps, points = trainer.state.global_step, curve(trainer.state.log_history)
         dropped = {r: kept.dropped.get(r, 0) + held_out.dropped.get(r, 0) for r in {**kept.dropped, **held_out.dropped}}
         passes, rest = divmod(steps, per_epoch)

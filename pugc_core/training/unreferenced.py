@@ -21,6 +21,7 @@ _IGNORED = -100
 class _Alone(Pairwise):
     """What the two share."""
 
+    start_has_rewards = True
     _rewards: Any
 
     def rows(self, batch: dict[str, Any]) -> int:

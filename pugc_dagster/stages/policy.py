@@ -10,7 +10,7 @@ from typing import Any
 
 import dagster as dg
 
-from pugc_core import plots, storage, talk
+from pugc_core import plots, progress, storage, talk
 from pugc_core.config import digest
 from pugc_core.engines import EngineHost
 from pugc_core.engines.pins import pinned
@@ -149,8 +149,7 @@ def _samples(
             context.log.warning(f"no samples of the policy: {err}")
             return []
         storage.write(str(place), json.dumps({"samples": shown}, indent=2).encode())
-    found: list[dict[str, str]] = json.loads(place.read_text(encoding="utf-8"))["samples"]
-    return found
+    return talk.samples(str(out))
 
 
 class _OneWriter(dg.PipesTempFileMessageReader):
@@ -170,8 +169,13 @@ def _train(
         if event["step"] < event["total"]:  # the last word is on the held-out pairs
             reporter(int(event["step"]), int(event["total"]), f"training pairs: {note}")
 
+    def say(what: str) -> None:
+        context.log.info(what)
+        progress.say(f"{recipe.name} policy/{objective}: {what}")
+
     start = pinned(recipe.model("policy"), workspace.ledger)
     start.bring(told(context.log.info))
+    progress.say(f"{recipe.name} policy/{objective}: starting the training: about 20 s")
     with dg.open_pipes_session(
         context=context,
         context_injector=dg.PipesTempFileContextInjector(),
@@ -185,9 +189,11 @@ def _train(
             config=recipe.training,
             out=str(out),
             report=report,
+            say=say,
             module="pugc_dagster.piped",
             env=session.get_bootstrap_env_vars(),
         )
+    progress.say("")
     reporter(summary.steps, summary.steps, summary.headline)
     for note in summary.notes:
         context.log.warning(note)

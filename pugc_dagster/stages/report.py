@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import dagster as dg
 
-from pugc_core import storage
+from pugc_core import progress, storage
 from pugc_core.recipe import Recipe
 from pugc_core.stages.base import Stage
 from pugc_core.workspace import Workspace
@@ -32,7 +32,8 @@ def assets(recipe: Recipe, stages: Mapping[str, Stage]) -> list[dg.AssetsDefinit
     )
     def report(context: dg.AssetExecutionContext) -> dg.MaterializeResult:  # type: ignore[type-arg]
         workspace: Workspace = context.resources.workspace
-        path = reports.write(recipe, workspace)
+        with progress.doing("writing the report: seconds"):
+            path = reports.write(recipe, workspace)
         asked = reports.outside(storage.read(path).decode())
         return dg.MaterializeResult(
             metadata={"path": dg.MetadataValue.path(path)},

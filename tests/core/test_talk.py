@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pugc_core import records
+from pugc_core import progress, records
 from pugc_core.engines import EngineHost
 from pugc_core.engines.base import Engine, Generation, Request
 from pugc_core.engines.scripted import ScriptedEngine
@@ -18,7 +19,7 @@ from pugc_core.prompts.base import Message
 from pugc_core.recipe import Recipe, load
 from pugc_core.stages.dataset import ALL
 from pugc_core.tables import make_footer
-from pugc_core.talk import Side, Talk, held_out, sides
+from pugc_core.talk import SAMPLES, Side, Talk, held_out, samples, sides
 from pugc_core.training import lineage
 from pugc_core.workspace import Workspace
 
@@ -87,10 +88,20 @@ def test_held_out_questions_are_answered_by_both_and_the_start_is_not_asked_twic
         ledger.add(start.identity, [Generation(request.key(0), " as before ", "stop", 1, 1, 0, "scripted 1")])
 
     hosts = Hosts(**{start.id: ScriptedEngine(lambda *_: "afresh"), folder: ScriptedEngine(lambda *_: "learnt")})
-    assert held_out(recipe, workspace, hosts, "dpo") == [
+    heard: list[str] = []
+    with progress.listen(lambda state: None, heard.append):
+        found = held_out(recipe, workspace, hosts, "dpo")
+    assert found == [
         {"question": "How a?", "start": "as before", "trained": "learnt"},
         {"question": "How d?", "start": "afresh", "trained": "learnt"},
     ]
+    assert heard == [
+        *("asking start what it says to 1 held-out questions: seconds", ""),
+        *("asking dpo what it says to 2 held-out questions: seconds", ""),
+    ]
+    assert samples(folder) == []
+    (Path(folder) / SAMPLES).write_text(json.dumps({"samples": found}))
+    assert samples(folder) == found
     assert hosts.opened == [start.id, folder]
 
 

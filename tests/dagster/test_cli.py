@@ -11,6 +11,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 from click.testing import CliRunner, Result
+from rich.console import Console
 from sqlalchemy.exc import OperationalError
 
 from pugc_core.errors import TrainingError
@@ -96,6 +97,55 @@ def test_status_claims_nothing_for_tables_that_are_not_there(project: Path, post
     output = pugc("run", "--recipe", "scripted", "--to", "dataset", "--shard", "a").output
     assert "1 shards have tables missing (b)" in output
     assert "up to date" not in output
+
+
+def test_answers_that_the_ledger_had_are_said_to_have_cost_nothing(made: Path) -> None:
+    calls = json.loads(pugc("status", "--recipe", "scripted", "--json").output)["roles"].values()
+    shutil.rmtree(made / "data" / "tables")
+    ran = pugc("run", "--recipe", "scripted", "--to", "dataset")
+    answers = sum(role["made"] + role["from_ledger"] for role in calls)
+    assert f"no model was asked in the last run: all {answers:,} answers were in the ledger" in ran.stdout
+    assert "looking at what is there" in ran.stderr or ran.stderr == ""
+    assert "rewards: " in ran.stderr
+    again = pugc("run", "--recipe", "scripted", "--to", "dataset")
+    assert "rewards: " not in again.stderr
+
+
+def test_a_demo_ends_with_the_best_pairs_and_start_and_trained(
+    made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from pugc_core import summary
+    from pugc_core.recipe import load
+    from pugc_dagster import console, execute
+    from pugc_dagster.project import recipe_folders
+
+    folder = made / "data" / "policies" / "scripted" / "simpo"
+    folder.mkdir(parents=True)
+    numbers = ("steps", "n_train", "n_test", "pairs_trained", "tokens_per_epoch", "resumed_at", "dropped_too_long")
+    figure = {"value": 0.25, "low": 0.125, "high": 0.375, "n": 8}
+    record = dict.fromkeys((*numbers, "seconds", "devices", "tokens_per_second"), 8)
+    record |= {"objective": "simpo", "dropped": {}, "final": {}, "curve": [], "notes": [], "device": "cpu"}  # type: ignore[dict-item]
+    record |= {"precision": "fp32", "held_out": {"accuracy": figure, "gain": figure}}  # type: ignore[dict-item]
+    (folder / "training.json").write_text(json.dumps(record))
+    samples = [{"question": f"How {i}?", "start": "By hand.", "trained": "With care."} for i in range(3)]
+    (folder / "samples.json").write_text(json.dumps({"samples": samples}))
+
+    status = json.loads(pugc("status", "--recipe", "scripted", "--json").output)
+    assert status["policies"]["simpo"]["held_out"]["gain"] == figure
+    assert status["rewards"]["fullest"] <= 1
+    assert "0.250 (0.125 to 0.375)" in pugc("status", "--recipe", "scripted").output
+    recipe, workspace = load("scripted", recipe_folders()), execute.workspace()
+    widest, total = summary.best(workspace.store, "scripted", 3)
+    capsys.readouterr()
+    monkeypatch.setattr(console, "_out", Console(highlight=False, width=100))
+    console.status(recipe, workspace, as_json=False, samples=True)
+    printed = capsys.readouterr().out
+    assert f"the best {len(widest)} of {total} pairs" in printed
+    assert [printed.index(pair.pair_id) for pair in widest] == sorted(printed.index(pair.pair_id) for pair in widest)
+    assert f"pugc show pair {widest[0].pair_id[:8]} --recipe scripted" in printed
+    assert "trained by SimPO" in printed
+    assert printed.count("With care.") == 3
+    assert "\x1b" not in printed
 
 
 def test_status_shows_what_the_calls_cost(made: Path) -> None:

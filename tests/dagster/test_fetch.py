@@ -22,7 +22,7 @@ from pugc_core.models import ModelSpec
 from pugc_core.provided import MODELS
 from pugc_core.smollm2 import base, cache, merge
 from pugc_core.workspace import Workspace
-from pugc_dagster import console, definitions, guard
+from pugc_dagster import bars, definitions, guard
 from pugc_dagster.cli import main
 from pugc_dagster.resources import EnginesResource
 from pugc_dagster.stages import policy
@@ -178,7 +178,7 @@ def test_what_is_said_while_a_model_is_brought_reaches_terminal_and_log(
         ask()
 
     with dg.instance_for_test() as instance:
-        with console.bars():
+        with bars.bars():
             result = job.execute_in_process(instance=instance)
         logs = [entry.user_message for entry in instance.all_logs(result.run_id)]
     assert "fetching [it]" in logs

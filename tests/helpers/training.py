@@ -53,10 +53,20 @@ def dataset(folder: Path, train: list[dict[str, Any]], test: list[dict[str, Any]
     return str(folder)
 
 
-def train(data: str, start: str, out: Path, objective: str = "dpo", config: TrainingConfig = SMALL) -> Summary:
+def train(
+    data: str,
+    start: str,
+    out: Path,
+    objective: str = "dpo",
+    config: TrainingConfig = SMALL,
+    said: list[str] | None = None,
+) -> Summary:
+    """Train in this process; what it says beside its steps goes into `said`."""
     from pugc_core.training.trainer import train
 
-    return train(dataset=data, start=start, objective=objective, config=config, out=str(out), report=lambda _: None)
+    say = [].append if said is None else said.append
+    spec: dict[str, Any] = {"dataset": data, "start": start, "objective": objective, "out": str(out)}
+    return train(**spec, config=config, report=lambda _: None, say=say)
 
 
 def trl_trainer(

@@ -56,7 +56,8 @@ def test_every_stage_keeps_something_and_loses_nothing(demo: tuple[Path, str, di
     assert status["stages"]["ugc"]["dropped"].keys() == {"too_short", "duplicate", "near_duplicate", "question"}
     assert status["rewards"]["parse_rate"] > 0.9
     assert status["rewards"]["std"] > 0
-    for word in ("reasons", "model calls", "votes", "chosen", "rejected", "make ui", "report"):
+    words = ("reasons", "model calls", "votes", "fullest bin", "the best 3 of", "chosen", "rejected", "reward gain")
+    for word in (*words, "trained by DPO", "unpicked", "make ui", "report"):
         assert word in printed
 
 

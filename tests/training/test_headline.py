@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import dagster as dg
 import pytest
@@ -41,6 +42,10 @@ SUMMARY = Summary(
 
 def test_the_headline_is_held_out_with_its_count() -> None:
     assert SUMMARY.headline == "held-out accuracy 0.400 (0.168 to 0.687) on 10 pairs"
+    gained = {**SUMMARY.held_out, "gain": intervals.Estimate(0.2, 0.1, 0.3, 10)}
+    assert dataclasses.replace(SUMMARY, held_out=gained).headline == (
+        "held-out accuracy 0.400 (0.168 to 0.687), reward gain 0.200 (0.100 to 0.300) on 10 pairs"
+    )
     assert "no held-out pairs" in dataclasses.replace(SUMMARY, held_out={}).headline
     told = _learned(dg.AssetKey("policy"), SUMMARY)
     assert told.passed
@@ -55,17 +60,22 @@ def test_the_card_tells_held_out_pairs_from_training_pairs() -> None:
         "|---|---|---|---|",
         "| accuracy | 0.400 (0.168 to 0.687) | 1 | 0.5 |",
         "| margin | -0.100 (-0.300 to 0.100) | 1.5 | 0 |",
+        "| gain | - | - | - |",
         "| loss | 0.750 (0.700 to 0.800) | 0.2 | 0.69 |",
     ]
     kto = dataclasses.replace(SUMMARY, final={"loss": 0.2, "margin": 1.5}, curve=[{"loss": 0.5}], held_out={})
     assert "| accuracy | - | - | - |" in card.figures(kto)
 
 
-def test_a_summary_survives_json_and_older_records() -> None:
+def test_a_summary_survives_json_and_older_records(tmp_path: Path) -> None:
     record = json.loads(json.dumps(dataclasses.asdict(SUMMARY)))
     assert Summary.of({**record, "versions": {"trl": "1"}}) == SUMMARY
     del record["held_out"]
     assert Summary.of(record) == dataclasses.replace(SUMMARY, held_out={})
+    assert Summary.recorded(str(tmp_path)) is None
+    for text, found in ((json.dumps(record), Summary.of(record)), ("{", None), ('{"steps": 1}', None)):
+        (tmp_path / "training.json").write_text(text)
+        assert Summary.recorded(str(tmp_path)) == found
 
 
 def test_progress_names_training_pairs_and_ends_with_the_held_out_ones(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,6 +85,7 @@ def test_progress_names_training_pairs_and_ends_with_the_held_out_ones(monkeypat
     from pugc_dagster.stages import policy
 
     def run(**options: object) -> Summary:
+        options["say"]("reading")  # type: ignore[operator]
         for step in (7, 8):
             options["report"]({"step": step, "total": 8, "loss": 0.2, "accuracy": 1.0})  # type: ignore[operator]
         return SUMMARY
@@ -90,10 +101,12 @@ def test_progress_names_training_pairs_and_ends_with_the_held_out_ones(monkeypat
     monkeypatch.setattr(policy, "Reporter", lambda work, _: progress.Reporter(work, print, log_seconds=0))
     said: list[progress.Progress] = []
     silent = SimpleNamespace(log=SimpleNamespace(info=lambda _: None, warning=lambda _: None))
-    with progress.listen(said.append):
+    doing: list[str] = []
+    with progress.listen(said.append, doing.append):
         policy._train(silent, recipe.load("tiny"), "dpo", SimpleNamespace(dataset=lambda _: "d", ledger="l"), "out")  # type: ignore[arg-type]
     assert [(told.done, told.note) for told in said if told.done == told.total] == [(8, SUMMARY.headline)]
     assert all(told.note.startswith("training pairs: ") for told in said if told.done < told.total)
+    assert doing == [f"tiny policy/dpo: {what}" for what in ("starting the training: about 20 s", "reading")] + [""]
 
 
 def test_a_policy_of_the_code_before_is_out_of_date() -> None:

@@ -31,12 +31,29 @@ def test_ten_pairs_of_which_four_are_right() -> None:
     """4 of 10 is 0.4; the mean over batches of 8 and 2 would be 0.4375 (3 of 8 and 1 of 2). Wilson's
     interval for 4 of 10 is 0.168 to 0.687."""
     chosen = np.array([1.0] * 4 + [-1.0] * 6)
-    found = heldout.figures(np.stack([np.full(10, 0.5), chosen, np.zeros(10)], axis=1))
+    pairs = np.stack([np.full(10, 0.5), chosen, np.zeros(10)], axis=1)
+    found = heldout.figures(pairs, np.full(10, -0.5))
     assert str(found["accuracy"]) == "0.400 (0.168 to 0.687)"
     assert {figure.n for figure in found.values()} == {10}
     assert found["margin"].value == pytest.approx(-0.2)
     assert found["margin"].low < -0.2 < found["margin"].high
     assert (found["loss"].value, found["loss"].low, found["loss"].high) == (0.5, 0.5, 0.5)
+    assert found["gain"].value == pytest.approx(-0.2 - -0.5)
+    assert found["gain"].low == pytest.approx(found["margin"].low + 0.5)
+    same = heldout.figures(pairs, chosen)["gain"]  # pair by pair: where each has what it had, nothing is uncertain
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+    assert "gain" not in heldout.figures(pairs, None)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_rewards_under_the_start_model_are_measured_where_they_are_not_zero(
+    objective: str, start: str, tmp_path: Path
+) -> None:
+    config = TrainingConfig(device_batch_size=4, **{objective: {"beta": 0.3}})
+    trainer = trl_trainer(objective, config, start, tmp_path, pairs(1), uneven(5))
+    measured = trainer.held_out()
+    margins = measured[:, 1] - measured[:, 2]
+    assert trainer.start_has_rewards == (np.abs(margins).max() > 1e-5)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

@@ -21,8 +21,16 @@ from pugc_core.training.run import run
 @pytest.mark.slow
 def test_run_trains_in_a_child_and_relays_its_progress(start: str, tmp_path: Path) -> None:
     seen: list[dict[str, Any]] = []
-    spec = {"dataset": dataset(tmp_path / "data", pairs(3)), "start": start, "objective": "simpo", "config": SMALL}
-    summary = run(**spec, out=str(tmp_path / "child"), report=seen.append)
+    spec = {
+        "dataset": dataset(tmp_path / "data", pairs(3), pairs(1)),
+        "start": start,
+        "objective": "simpo",
+        "config": SMALL,
+    }
+    said: list[str] = []
+    summary = run(**spec, out=str(tmp_path / "child"), report=seen.append, say=said.append)
+    assert len(said) == 2
+    assert summary.held_out["gain"].n == 1
     assert [p["step"] for p in seen] == [1, 2, 3]
     assert seen[0].keys() >= {"step", "total", "loss", "margin", "accuracy", "learning_rate", "tokens_per_second"}
     assert summary.curve[-1]["loss"] == seen[-1]["loss"]

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from pugc_core.config import Config
+from pugc_core.training.summary import Say, unsaid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,8 @@ class Setup:
     """Folder in which log-probabilities of the start model are kept, for the next objective on the same pairs."""
     adapter: Any | None = None
     """A peft.LoraConfig, or None to train all weights."""
+    say: Say = unsaid
+    """Is told in words what is done before the first step."""
 
     @property
     def given(self) -> dict[str, Any]:
