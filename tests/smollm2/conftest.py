@@ -53,7 +53,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "response": b,
             "reference": b,
             "score": 1 + i % 5,
-            "source": "prometheus-mt_bench_eval",
+            "source": "prometheus-vicuna_eval" if i == 4 else "prometheus-mt_bench_eval",
         }
         for i, b in enumerate(bodies()[:5])
     ]
