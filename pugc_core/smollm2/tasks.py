@@ -24,7 +24,7 @@ from pugc_core.tiny.phrases import WORTH
 from pugc_core.tiny.text import Salience
 
 WORDING = "post-first"
-TEXT, DECIDED, VERDICT, QUESTION = 0.5, 6.0, 10.0, 2.0
+TEXT, DECIDED, VERDICT, QUESTION = 1.0, 6.0, 10.0, 2.0
 """Weights of the loss: running text, a word or digit that decides, True or False, a question's words. Whatever can
 stand at one place weighs the same there; else the heavier alternative would come too often."""
 CHECKED = 3
@@ -78,6 +78,7 @@ class Tasks:
         bank: phrases.Bank = phrases.TRAIN,
     ) -> None:
         self.rng = rng
+        self.text = TEXT
         self.salience = salience
         self.sampled = sampled or Sampled()
         self.judgments = list(judgments)
@@ -208,7 +209,7 @@ class Tasks:
     def _scored(self, text: str, form: str, named: str, score: int, kind: str) -> Branch:
         messages = quality.WORDINGS[WORDING].render({"ugc": text})
         reason = form.replace("{words}", named)
-        parts = ((WORTH[score], DECIDED), (f": {reason}.\nScore: {score}", TEXT))
+        parts = ((WORTH[score], DECIDED), (f": {reason}.\nScore: {score}", self.text))
         return Branch("quality", messages, parts, target=score, kind=kind)
 
     def vote(self, post: Post, question: str, response: str, kind: str, graded: str = "") -> Branch:
@@ -251,11 +252,11 @@ class Tasks:
         parts: list[Part] = []
         for place, (phrase, verdict) in enumerate(checked):
             before = "Of the document, " if not place else " and " if place == len(checked) - 1 else ", "
-            parts += [(f'{before}"{phrase}" is', TEXT), (verdict, DECIDED)]
-        parts.append((". " if parts else "Nothing to compare. ", TEXT))
+            parts += [(f'{before}"{phrase}" is', self.text), (verdict, DECIDED)]
+        parts.append((". " if parts else "Nothing to compare. ", self.text))
         if wrong:
-            parts.append((f'It says "{wrong[0]}" where the document has "{wrong[1]}". ', TEXT))
-        parts += [("[RESULT] ", TEXT), (str(rounded(score, rng)), DECIDED)]
+            parts.append((f'It says "{wrong[0]}" where the document has "{wrong[1]}". ', self.text))
+        parts += [("[RESULT] ", self.text), (str(rounded(score, rng)), DECIDED)]
         values = {"instruction": question, "response": response, "ugc": reference}
         return Branch("rewards", rewards.WORDINGS[WORDING].render(values), tuple(parts), target=score, kind=kind)
 
