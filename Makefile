@@ -1,4 +1,4 @@
-# make demo | test | check | ui | base | pictures | tiny-report: everything needed is installed on the way, into .venv.
+# make demo | test | check | ui | base | pictures | tiny-report | model-report: everything needed is installed on the way, into .venv.
 PYTHON ?= python3.11
 # An extra package index for CPU builds of torch, where the default one gives CUDA builds: see README, "Installing".
 TORCH_INDEX ?=
@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install base demo test tiny-report pictures check ui clean
+.PHONY: install base demo test tiny-report model-report pictures check ui clean
 
 install: $(STAMP)
 
@@ -42,6 +42,10 @@ test: install
 DATA ?=
 tiny-report: install
 	$(BIN)/python -m pugc_core.tiny.measure $(if $(DATA),--data $(DATA))
+
+# What the roles model can do on posts that it never saw, against the goals in its card: DATA is a folder of open data.
+model-report: install base
+	$(BIN)/python -m pugc_core.smollm2.measure --data $(or $(DATA),$(error make model-report DATA=FOLDER))
 
 # The pictures in docs/, taken by the browser tests; needs chromium.
 pictures: install

@@ -34,7 +34,7 @@ LAYERS, RANK, ALPHA = 16, 32, 64
 MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 RATE, WARMUP, FALL = 5e-4, 0.02, 0.25
 """Peak of the learning rate, and the shares of the training in which it rises and falls."""
-DECIDING = 0.18
+DECIDING = 0.1815
 """Share of the training in which running text weighs half: deciding first, then saying why in words of the post."""
 STEP_TOKENS = 2048
 """Tokens of a step, or some more: readings are not cut."""
