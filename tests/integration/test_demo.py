@@ -27,6 +27,7 @@ STAGES = ["ugc", "quality", "instructions", "relevance", "responses", "rewards",
 
 def pugc(project: Path, *words: str) -> str:
     env = {k: v for k, v in os.environ.items() if k not in ("DAGSTER_HOME", "PUGC_DATA", "PUGC_RECIPES")}
+    env["PUGC_RECIPE"] = "tiny"  # whatever the default is: this model is in the package
     command = [sys.executable, "-m", "pugc_dagster", *words]
     result = subprocess.run(command, cwd=project, env=env, capture_output=True, text=True, timeout=900)
     assert result.returncode == 0, result.stderr[-3000:]

@@ -53,7 +53,7 @@ def test_posts_become_questions_answers_and_votes(made: tuple[Path, dict[str, An
         assert counts["rows_in"] == counts["kept"] + sum(counts["dropped"].values())
         assert counts["kept"] > 0, stage
     assert status["rewards"]["parse_rate"] > 0.9
-    assert {role: calls["calls_made"] > 0 for role, calls in status["roles"].items()} == dict.fromkeys(
+    assert {role: calls["made"] > 0 for role, calls in status["roles"].items()} == dict.fromkeys(
         ("quality_judge", "instructor", "relevance_judge", "policy", "reward_judge"), True
     )
     store = Workspace(str(root / "data")).store
@@ -65,4 +65,4 @@ def test_posts_become_questions_answers_and_votes(made: tuple[Path, dict[str, An
 def test_the_same_again_asks_nobody(made: tuple[Path, dict[str, Any]]) -> None:
     root, _ = made
     again = json.loads(pugc(root, "run", "--recipe", "laptop", "--to", "pairs", "--json"))
-    assert all(calls["calls_made"] == 0 for calls in again["roles"].values())
+    assert all(calls["made"] == 0 for calls in again["roles"].values())
