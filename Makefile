@@ -48,7 +48,7 @@ model-report: install base
 	$(BIN)/python -m pugc_core.smollm2.measure --data $(or $(DATA),$(error make model-report DATA=FOLDER))
 
 # The pictures in docs/, taken by the browser tests; needs chromium.
-pictures: install
+pictures: install base
 	PUGC_PICTURES=$(CURDIR)/docs/pictures $(BIN)/python -m pytest tests/browser
 
 check: install

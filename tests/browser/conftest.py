@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from helpers.dev import dagster_dev, free_port
+from helpers.stories import RECIPE
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 RUN = "query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
@@ -98,9 +99,12 @@ class Site:
 
 
 @pytest.fixture
-def site(project: Path) -> Iterator[Site]:
+def site(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     """A running web UI over the project, as `make ui` starts it, cold."""
     port = free_port()
     (project / "recipes" / "scripted.toml").unlink()
+    monkeypatch.setenv("PUGC_RECIPE", RECIPE)
+    if RECIPE == "laptop":
+        monkeypatch.delenv("PUGC_CACHE")  # its model is in the user's own
     with dagster_dev(project, port, command=("python", "-m", "pugc_dagster", "ui")) as ask:
         yield Site(project, f"http://127.0.0.1:{port}", ask)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.stories import PATIENCE, RECIPE
 
 from pugc_core.workspace import Workspace
 from pugc_dagster import console, execute
@@ -24,7 +25,7 @@ def test_materialize_all_and_read_what_came_of_it(
         execute.ingest(instance, Workspace(str(site.project / "data")), [str(path) for path in shards])
 
     # The chain, in run order.
-    page.goto(f"{site.url}/locations/pugc/asset-groups/tiny/lineage")
+    page.goto(f"{site.url}/locations/pugc/asset-groups/{RECIPE}/lineage")
     nodes = [page.locator(f"text=/^{name}$/").first for name in CHAIN]
     nodes[0].wait_for()
     places = [node.bounding_box()["x"] for node in nodes]
@@ -41,24 +42,24 @@ def test_materialize_all_and_read_what_came_of_it(
     # Progress, live in the run's log.
     run = site.wait("a run", site.runs)[-1]
     page.goto(f"{site.url}/runs/{run['runId']}")
-    page.get_by_text("tiny rewards:").first.wait_for(timeout=240_000)
+    page.get_by_text(f"{RECIPE} rewards:").first.wait_for(timeout=240_000 * PATIENCE)
     picture("a3-live-progress")
-    site.wait("the backfill", site.backfilled, 400)
+    site.wait("the backfill", site.backfilled, 400 * PATIENCE)
     assert len(site.runs()) <= 3  # a few shards, ten stages: a handful of runs
 
     # Every asset says in a sentence what it is.
-    page.goto(f"{site.url}/assets/tiny/pairs")
+    page.goto(f"{site.url}/assets/{RECIPE}/pairs")
     page.get_by_text("preferences that nobody had to label").first.wait_for()
 
     # The distribution of the rewards, with and without ties; parse rate, tokens.
-    page.goto(f"{site.url}/assets/tiny/rewards?view=events")
+    page.goto(f"{site.url}/assets/{RECIPE}/rewards?view=events")
     page.get_by_text("without ties").first.wait_for()
     for words in ("of the votes parsed", "run/parse_rate", "run/completion_tokens"):
         assert page.get_by_text(words).first.is_visible(), words
     picture("a4-rewards")
 
     # Three pairs, side by side.
-    page.goto(f"{site.url}/assets/tiny/pairs?view=events")
+    page.goto(f"{site.url}/assets/{RECIPE}/pairs?view=events")
     page.get_by_text("three pairs").first.wait_for()
     page.get_by_text("[Show Markdown]").first.click()
     page.get_by_text("chosen (").first.wait_for()
@@ -66,18 +67,24 @@ def test_materialize_all_and_read_what_came_of_it(
     picture("a5-pairs")
 
     # Checks, all of them passed.
-    page.goto(f"{site.url}/assets/tiny/rewards?view=checks")
+    page.goto(f"{site.url}/assets/{RECIPE}/rewards?view=checks")
     page.get_by_text("votes_complete").first.wait_for()
     assert page.get_by_text("Succeeded").count() == 8
     picture("a6-checks")
 
     # The curves of the training.
-    page.goto(f"{site.url}/assets/tiny/policy/dpo?view=events")
+    page.goto(f"{site.url}/assets/{RECIPE}/policy/dpo?view=events")
     page.locator("tr", has_text="curves").get_by_text("[Show Markdown]").first.click()
     curves = page.locator("img[src^='data:image/png']").first
     curves.wait_for()
     assert curves.evaluate("image => image.naturalWidth") > 300
     picture("a7-policy")
+
+    # The report, of which one pair is opened.
+    page.goto((site.project / "data" / "reports" / f"{RECIPE}.html").as_uri())
+    page.locator("#pairs .tabulator-row").first.wait_for()
+    page.locator("#pairs").scroll_into_view_if_needed()
+    picture("report")
 
 
 def opened(page: Any, report: Path) -> list[str]:
@@ -89,9 +96,7 @@ def opened(page: Any, report: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_the_report_opens_offline(
-    project: Path, posts: Callable[..., Path], page: Any, picture: Callable[[str], Path]
-) -> None:
+def test_the_report_opens_offline(project: Path, posts: Callable[..., Path], page: Any) -> None:
     from pugc_core.recipe import load
     from pugc_dagster import reports
     from pugc_dagster.project import recipe_folders
@@ -143,7 +148,6 @@ def test_the_report_opens_offline(
     assert "judge@scripted" not in text  # the recipe's own model
     assert "tiny@scripted" in text
     assert whole.locator("table").first.locator("tr").count() >= 9  # eight votes and a head
-    picture("report")
 
 
 HOSTILE = """</script><script>window.hacked = 1</script><img src="http://evil.example/x.png" onerror="hacked = 1">

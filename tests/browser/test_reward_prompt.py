@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.stories import PATIENCE, RECIPE
 
 from pugc_core import runs
 from pugc_core.prompts.rewards import WORDINGS
@@ -19,9 +20,9 @@ from pugc_dagster.project import recipe_folders
 @pytest.mark.slow
 def test_edit_see_refresh_compare(site: Any, page: Any, picture: Callable[[str], Path]) -> None:
     prompt = site.project / "recipes" / "judge.txt"
-    first = WORDINGS["short"].user
+    first = WORDINGS[load(RECIPE).rewards.prompt].user
     prompt.write_text(first)
-    (site.project / "recipes" / "mine.toml").write_text('extends = "tiny"\n[rewards]\nprompt = "judge.txt"\n')
+    (site.project / "recipes" / "mine.toml").write_text(f'extends = "{RECIPE}"\n[rewards]\nprompt = "judge.txt"\n')
     workspace = Workspace(str(site.project / "data"))
     shards = len(console.samples())
     with execute.instance() as instance:
@@ -68,7 +69,7 @@ def test_edit_see_refresh_compare(site: Any, page: Any, picture: Callable[[str],
     assert editor.get_by_text("the rewards prompt changed", exact=False).count() >= shards
     picture("c2-refresh")
     page.get_by_role("button", name="Launch Run").click()
-    site.wait("refresh", lambda: site.finished("mine_refresh"), 300)
+    site.wait("refresh", lambda: site.finished("mine_refresh"), 300 * PATIENCE)
     made = calls()
     assert set(made) == {"rewards", "pairs", "dataset"}
     assert made["rewards"] >= 0.9 * asked_first
