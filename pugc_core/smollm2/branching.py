@@ -7,7 +7,7 @@ prompt would give on its own; a dozen answers cost the reading of one post inste
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -88,13 +88,15 @@ def encode(branch: Branch, tokenizer: Any) -> Coded:
     )
 
 
-def pack(readings: Sequence[Reading], tokenizer: Any, longest: int) -> Row:
-    """The readings in one row, without branches of more than `longest` tokens."""
+def pack(readings: Iterable[Reading], tokenizer: Any, longest: int, tokens: int = 0) -> Row:
+    """The readings in one row, without branches of more than `longest` tokens; no more once it has `tokens` of them."""
     row = Row()
     for reading in readings:
         coded = [(encode(branch, tokenizer), branch.role) for branch in reading.branches]
         if fitting := [(c, role) for c, role in coded if len(c.ids) <= longest]:
             row.add([c for c, _ in fitting], [role for _, role in fitting])
+        if tokens and len(row.ids) >= tokens:
+            break
     return row
 
 

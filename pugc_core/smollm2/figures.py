@@ -6,7 +6,6 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from pugc_core import intervals
 from pugc_core.intervals import Estimate
@@ -18,23 +17,11 @@ from pugc_core.smollm2.corpus import Post
 from pugc_core.smollm2.grading import compare, gist
 from pugc_core.smollm2.material import DAMAGE
 from pugc_core.smollm2.tasks import Tasks
-from pugc_core.tiny.measure import auc, correlation, well_formed
+from pugc_core.tiny.measure import Figure, auc, correlation, well_formed
 from pugc_core.tiny.text import overlap
 
 LONGEST = 3000
 """Characters of a post that is asked about."""
-
-
-class Figure(NamedTuple):
-    """A row of the table."""
-
-    role: str
-    measure: str
-    estimate: Estimate
-    goal: str = ""
-
-    def __str__(self) -> str:
-        return f"| {self.role} | {self.measure} | {self.estimate} | {self.estimate.n} | {self.goal} |"
 
 
 def _paired(

@@ -17,9 +17,9 @@ from pugc_core.engines import open_engine
 from pugc_core.smollm2 import corpus, phrases
 from pugc_core.smollm2.asking import SETTINGS, Case, Policy, Roles, mean
 from pugc_core.smollm2.corpus import Post
-from pugc_core.smollm2.figures import LONGEST, MEASURES, Figure, measure_people
+from pugc_core.smollm2.figures import LONGEST, MEASURES, measure_people
 from pugc_core.smollm2.tasks import Tasks
-from pugc_core.tiny.measure import Asker
+from pugc_core.tiny.measure import Asker, Figure
 from pugc_core.tiny.text import Salience
 
 

@@ -84,14 +84,7 @@ class Training:
 
     def next_row(self) -> Row:
         """As many readings as fill a step."""
-        row, source = Row(), self.tasks.readings()
-        while len(row.ids) < STEP_TOKENS:
-            reading = next(source)
-            coded = [(branching.encode(b, self.tokenizer), b.role) for b in reading.branches]
-            fitting = [(c, role) for c, role in coded if len(c.ids) <= LONGEST]
-            if fitting:
-                row.add([c for c, _ in fitting], [role for _, role in fitting])
-        return row
+        return branching.pack(self.tasks.readings(), self.tokenizer, LONGEST, STEP_TOKENS)
 
     def step(self) -> None:
         began = time.monotonic()
