@@ -19,8 +19,10 @@ ENOUGH = 48
 FULL, BEND = 0.75, 0.55
 """Overlap from which a response earns a 5, and how the scale bends below it: answers in words of their own share little
 with a post, good ones too, and would else all earn a 1."""
+LONG = 6
+"""Words of the longest phrase that feedback quotes."""
 _STEM = 6
-_BETWEEN = re.compile(r" (?:[a-z]{1,4} ){0,2}")
+_JOIN = re.compile(r",? |[-/]")
 _TOKEN = re.compile(r"[A-Za-z][A-Za-z'’-]*[A-Za-z]|\d+(?:[.,]\d+)*")
 
 
@@ -65,23 +67,29 @@ def compare(response: str, post: str, question: str) -> Overlap:
     return Overlap(ours & theirs, ours, theirs)
 
 
-def quotes(text: str, wanted: set[str], count: int, rng: random.Random, weight: Callable[[str], float]) -> list[str]:
-    """Up to `count` phrases of `text`: a word with its stem in `wanted`, or two with no more than a short word between
-    them; none twice. Words with more `weight` come more often."""
-    found = [m for m in _TOKEN.finditer(text) if _tells(m.group()) and stem(m.group()) in wanted]
+def quotes(
+    text: str, wanted: set[str], barred: set[str], count: int, rng: random.Random, weight: Callable[[str], float]
+) -> list[str]:
+    """Up to `count` phrases of `text`, of up to LONG words each: they begin and end with a word whose stem is in
+    `wanted`, have none whose stem is in `barred`, and stay within a clause. No stem comes twice. Long phrases come
+    more often, and those that begin with a word of more `weight`."""
+    words = list(_TOKEN.finditer(text))
+    stems = [stem(m.group()) if _tells(m.group()) else "" for m in words]
+    spans: list[tuple[int, int]] = []
+    for first in (i for i, s in enumerate(stems) if s in wanted):
+        last = first
+        for at in range(first + 1, min(first + LONG, len(words))):
+            if stems[at] in barred or not _JOIN.fullmatch(text, words[at - 1].end(), words[at].start()):
+                break
+            if stems[at] in wanted:
+                last = at
+        spans.append((first, last + 1))
     chosen: list[str] = []
     used: set[str] = set()
-    weights = [weight(m.group()) for m in found]
-    while found and len(chosen) < count:
-        at = rng.choices(range(len(found)), weights)[0]
-        first = found[at]
-        after = found[at + 1] if at + 1 < len(found) else None
-        joined = after is not None and _BETWEEN.fullmatch(text, first.end(), after.start()) and rng.random() < 0.75
-        phrase = text[first.start() : (after if joined and after else first).end()]
-        used |= {stem(m.group()) for m in _TOKEN.finditer(phrase)}
-        chosen.append(phrase)
-        left = [(m, w) for m, w in zip(found, weights, strict=True) if stem(m.group()) not in used]
-        found, weights = [m for m, _ in left], [w for _, w in left]
+    while len(chosen) < count and (free := [s for s in spans if used.isdisjoint(stems[slice(*s)])]):
+        first, end = rng.choices(free, [weight(words[a].group()) * (b - a) ** 2 for a, b in free])[0]
+        used |= set(stems[first:end]) - {""}
+        chosen.append(text[words[first].start() : words[end - 1].end()])
     return chosen
 
 

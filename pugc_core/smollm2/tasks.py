@@ -27,14 +27,20 @@ WORDING = "post-first"
 TEXT, DECIDED, VERDICT, QUESTION = 1.0, 6.0, 10.0, 2.0
 """Weights of the loss: running text, a word or digit that decides, True or False, a question's words. Whatever can
 stand at one place weighs the same there; else the heavier alternative would come too often."""
-CHECKED = 3
-"""Phrases of the post that one vote looks up in the response."""
+CHECKED = 2
+"""Phrases of the post that one vote looks up in the response: few and long, since what follows a phrase's first word is
+copied, and what is copied stands in the post."""
 VOTES = 4
 """Responses to a post that are voted on in one reading."""
-DAMAGED = 0.4
-"""Share of readings whose post is damaged. Only its quality is asked for, so they are short."""
+DAMAGED, PLAIN = 0.4, 0.15
+"""Shares of readings whose post is damaged, or sound but short like those. Only their quality is asked for."""
+HARD = {"mixed": 3.0, "reordered": 3.0, "cut": 2.0, "vague": 1.5}
+"""How often damage of a kind comes, against 1 for a kind that shows at once."""
 JUDGED = 0.05
 """Share of readings that are a judgment of GPT-4."""
+THIN, RICH = 0.1, 0.3
+"""Ranks of a post among its kind, below which it earns a 3 or a 4. Most readings are of a post's beginning, which ranks
+below the whole post: half of them earn a 5, a sixth a 3."""
 Part = tuple[str, float]
 
 
@@ -78,7 +84,6 @@ class Tasks:
         bank: phrases.Bank = phrases.TRAIN,
     ) -> None:
         self.rng = rng
-        self.text = TEXT
         self.salience = salience
         self.sampled = sampled or Sampled()
         self.judgments = list(judgments)
@@ -95,10 +100,13 @@ class Tasks:
             draw = self.rng.random()
             if self.judgments and draw < JUDGED:
                 yield self.judged(self.rng.choice(self.judgments))
-                continue
-            if draw < JUDGED + DAMAGED:
+            elif draw < JUDGED + DAMAGED:
+                kind = self.rng.choices(DAMAGE, [HARD.get(kind, 1.0) for kind in DAMAGE])[0]
                 post = self.shortened(self.pick(), LENGTHS[:4])
-                yield Reading(post, [self.damaged(post, self.rng.choice(DAMAGE))])
+                yield Reading(post, [self.damaged(post, kind)])
+            elif draw < JUDGED + DAMAGED + PLAIN:
+                post = self.shortened(self.pick(), LENGTHS[:4])
+                yield Reading(post, [self.quality(post)])
             else:
                 yield self.sound(self.shortened(self.pick()))
 
@@ -190,7 +198,7 @@ class Tasks:
         ranks = self._detail[_family(post)]
         rank = bisect_left(ranks, detail(post.text)) / max(1, len(ranks))
         worth = rank if post.votes is None else 0.6 * rank + 0.4 * post.votes
-        score = 3 if worth < 0.2 else 4 if worth < 0.5 else 5
+        score = 3 if worth < THIN else 4 if worth < RICH else 5
         named = self.named(post.text, {3: 1, 4: 2, 5: 3}[score])
         form = self.rng.choice(phrases.SOUND[score])
         return self._scored(post.text, form, quoted(named), score, "sound")
@@ -209,7 +217,7 @@ class Tasks:
     def _scored(self, text: str, form: str, named: str, score: int, kind: str) -> Branch:
         messages = quality.WORDINGS[WORDING].render({"ugc": text})
         reason = form.replace("{words}", named)
-        parts = ((WORTH[score], DECIDED), (f": {reason}.\nScore: {score}", self.text))
+        parts = ((WORTH[score], DECIDED), (f": {reason}.\nScore: {score}", TEXT))
         return Branch("quality", messages, parts, target=score, kind=kind)
 
     def vote(self, post: Post, question: str, response: str, kind: str, graded: str = "") -> Branch:
@@ -242,21 +250,21 @@ class Tasks:
     ) -> Branch:
         rng, weight = self.rng, self.salience.weight
         wanted = sum(rng.random() < (score - 1) / 4 for _ in range(CHECKED))
-        covered = quotes(reference, found.shared, wanted, rng, weight)
-        missing = quotes(reference, found.post - found.shared, CHECKED - len(covered), rng, weight)
-        covered += quotes(
-            reference, found.shared - gist(" ".join(covered)), CHECKED - len(covered) - len(missing), rng, weight
-        )
+        left = found.post - found.shared
+        covered = quotes(reference, found.shared, left, wanted, rng, weight)
+        missing = quotes(reference, left, found.shared, CHECKED - len(covered), rng, weight)
+        more = found.shared - gist(" ".join(covered))
+        covered += quotes(reference, more, left, CHECKED - len(covered) - len(missing), rng, weight)
         checked = [(phrase, " covered") for phrase in covered] + [(phrase, " missing") for phrase in missing]
         rng.shuffle(checked)
         parts: list[Part] = []
         for place, (phrase, verdict) in enumerate(checked):
             before = "Of the document, " if not place else " and " if place == len(checked) - 1 else ", "
-            parts += [(f'{before}"{phrase}" is', self.text), (verdict, DECIDED)]
-        parts.append((". " if parts else "Nothing to compare. ", self.text))
+            parts += [(f'{before}"{phrase}" is', TEXT), (verdict, DECIDED)]
+        parts.append((". " if parts else "Nothing to compare. ", TEXT))
         if wrong:
-            parts.append((f'It says "{wrong[0]}" where the document has "{wrong[1]}". ', self.text))
-        parts += [("[RESULT] ", self.text), (str(rounded(score, rng)), DECIDED)]
+            parts.append((f'It says "{wrong[0]}" where the document has "{wrong[1]}". ', TEXT))
+        parts += [("[RESULT] ", TEXT), (str(rounded(score, rng)), DECIDED)]
         values = {"instruction": question, "response": response, "ugc": reference}
         return Branch("rewards", rewards.WORDINGS[WORDING].render(values), tuple(parts), target=score, kind=kind)
 

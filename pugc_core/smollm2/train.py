@@ -24,7 +24,7 @@ from torch.nn.functional import cross_entropy
 from pugc_core.smollm2 import branching, corpus, phrases
 from pugc_core.smollm2.branching import Row
 from pugc_core.smollm2.material import Sampled
-from pugc_core.smollm2.tasks import TEXT, Tasks
+from pugc_core.smollm2.tasks import Tasks
 from pugc_core.tiny.text import Salience
 
 SEED = 41
@@ -34,8 +34,6 @@ LAYERS, RANK, ALPHA = 16, 32, 64
 MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 RATE, WARMUP, FALL = 5e-4, 0.02, 0.25
 """Peak of the learning rate, and the shares of the training in which it rises and falls."""
-DECIDING = 0.1815
-"""Share of the training in which running text weighs half: deciding first, then saying why in words of the post."""
 STEP_TOKENS = 2048
 """Tokens of a step, or some more: readings are not cut."""
 LONGEST = 1200
@@ -88,7 +86,6 @@ class Training:
 
     def step(self) -> None:
         began = time.monotonic()
-        self.tasks.text = TEXT if self.progress >= DECIDING else TEXT / 2
         row = self.next_row()
         for group in self.optimizer.param_groups:
             group["lr"] = RATE * rate(self.progress)
@@ -181,7 +178,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--base", type=Path, required=True, help="folder of the base model")
     parser.add_argument("--sampled", type=Path, required=True, help="folder that `sample` wrote")
     parser.add_argument("--out", type=Path, required=True, help="folder of the adapter to write")
-    parser.add_argument("--millions", type=float, default=5.0, help="tokens to train on, in millions (default 5)")
+    parser.add_argument("--millions", type=float, default=4.0, help="tokens to train on, in millions (default 4)")
     parser.add_argument("--resume", action="store_true", help="go on from OUT.state")
     parser.add_argument("--minutes", type=float, default=5.0, help="minutes between states and progress lines")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

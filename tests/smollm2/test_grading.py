@@ -8,7 +8,7 @@ import statistics
 import pytest
 
 from pugc_core.smollm2 import phrases
-from pugc_core.smollm2.grading import BEND, FULL, compare, gist, quoted, quotes, rounded
+from pugc_core.smollm2.grading import BEND, FULL, LONG, compare, gist, quoted, quotes, rounded
 
 POST = "Descale the kettle with citric acid. Boil 500 ml of water, wait 20 minutes and rinse twice."
 QUESTION = "How do I descale a kettle?"
@@ -51,23 +51,34 @@ def test_padding_moves_no_score_much() -> None:
         assert statistics.fmean(padded) > bare - 0.5
 
 
+def flat(word: str) -> float:
+    return 1.0
+
+
 def test_quotes_are_phrases_of_the_text_from_wanted_words_none_twice() -> None:
     for seed in range(40):
-        said = quotes(POST, gist(POST), 4, random.Random(seed), lambda word: 1.0)
+        said = quotes(POST, gist(POST), set(), 4, random.Random(seed), flat)
         assert 1 <= len(said) <= 4
         stems: list[str] = []
         for phrase in said:
             assert phrase in POST
-            assert gist(phrase) <= gist(POST)
+            assert len(phrase.split()) <= LONG
             stems += gist(phrase)
         assert len(stems) == len(set(stems))
-    assert quotes(POST, set(), 4, random.Random(0), lambda word: 1.0) == []
+    assert quotes(POST, set(), set(), 4, random.Random(0), flat) == []
 
 
-def test_quotes_do_not_run_over_the_end_of_a_sentence() -> None:
-    every = {p for seed in range(200) for p in quotes(POST, gist(POST), 4, random.Random(seed), lambda word: 1.0)}
-    assert "citric acid" in every
-    assert not any("acid. Boil" in phrase for phrase in every)
+def test_quotes_stay_within_a_clause() -> None:
+    every = {p for seed in range(200) for p in quotes(POST, gist(POST), set(), 4, random.Random(seed), flat)}
+    assert any("citric acid" in phrase for phrase in every)
+    assert not any(". " in phrase for phrase in every)
+
+
+def test_quotes_have_no_barred_word() -> None:
+    barred = gist("acid")
+    every = {p for seed in range(200) for p in quotes(POST, gist(POST) - barred, barred, 4, random.Random(seed), flat)}
+    assert every
+    assert not any(gist(phrase) & barred for phrase in every)
 
 
 def test_a_list_of_quotes() -> None:

@@ -86,9 +86,11 @@ def test_feedback_says_of_quoted_words_what_is_so(readings: list[Reading]) -> No
             prompt = vote.messages[0].content
             post = prompt.partition("###Reference Document:\n")[2].partition("\n###Task Description")[0]
             response = prompt.partition("###Response to evaluate:\n")[2].partition("\n###Score")[0]
+            question = prompt.partition("###The instruction to evaluate:\n")[2].partition("\n###Response")[0]
             for phrase, verdict in re.findall(r'"([^"]+)" is (covered|missing)', vote.answer):
                 assert phrase in post
-                stems = gist(phrase)
+                stems = gist(phrase) - gist(question)
+                assert stems
                 there = stems & gist(response)
                 assert there == (stems if verdict == "covered" else set()), phrase
 

@@ -102,7 +102,7 @@ def test_a_training_that_was_broken_off_goes_on_as_if_it_had_not(
     from pugc_core.smollm2 import train
 
     monkeypatch.setattr(train, "STEP_TOKENS", 600)
-    run(data, tmp_path / "whole", "--millions", "0.006")
+    run(data, tmp_path / "whole", "--millions", "0.01")
     taken = train.Training.step
     steps = []
 
@@ -114,9 +114,9 @@ def test_a_training_that_was_broken_off_goes_on_as_if_it_had_not(
 
     monkeypatch.setattr(train.Training, "step", broken)
     with pytest.raises(KeyboardInterrupt):
-        run(data, tmp_path / "parts", "--millions", "0.006")
+        run(data, tmp_path / "parts", "--millions", "0.01")
     monkeypatch.setattr(train.Training, "step", taken)
-    run(data, tmp_path / "parts", "--millions", "0.006", "--resume")
+    run(data, tmp_path / "parts", "--millions", "0.01", "--resume")
     whole, parts = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "parts"))
     assert whole.keys() == parts.keys()
     assert all(bool((whole[name] == parts[name]).all()) for name in whole)
