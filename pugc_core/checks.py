@@ -12,7 +12,8 @@ from pydantic import Field
 from pugc_core.config import Config
 from pugc_core.errors import CheckFailed, StorageError
 from pugc_core.measures import Measures, parse_rate, total
-from pugc_core.records import TABLES
+from pugc_core.stages import STAGES
+from pugc_core.stages.base import Stage
 from pugc_core.states import states
 from pugc_core.tables import Footer, Store
 
@@ -63,7 +64,7 @@ class Tables:
 
     def rows(self, wanted: pl.Expr) -> tuple[str, ...]:
         """Shard and id of the first rows for which `wanted` holds. Only the columns that it needs are read."""
-        key = TABLES[self.stage].key
+        key = STAGES[self.stage].table.key
         columns = list(dict.fromkeys([key, *wanted.meta.root_names()]))
         found: list[str] = []
         for shard in self.footers:
@@ -76,7 +77,7 @@ class Tables:
 
 def schema(tables: Tables) -> Result:
     """The columns on disk are those of the stage's table."""
-    wanted = list(TABLES[tables.stage].columns)
+    wanted = list(STAGES[tables.stage].table.columns)
     wrong = [shard for shard in tables.footers if tables.store.columns(tables.recipe, tables.stage, shard) != wanted]
     return Result("schema", not wrong, _of(wrong, tables.footers, "have other columns"), tuple(wrong[:NAMED]))
 
@@ -84,20 +85,21 @@ def schema(tables: Tables) -> Result:
 def counts(tables: Tables) -> Result:
     """in = kept + dropped with a reason; and what a stage takes in is what the stage before it kept."""
     wrong = [s for s, f in tables.footers.items() if f.rows_in != f.kept + sum(f.dropped.values())]
-    before = {"quality": "ugc", "relevance": "instructions", "rewards": "responses"}.get(tables.stage)
-    for shard, footer in tables.footers.items() if before else ():
+    stage = STAGES[tables.stage]
+    for shard, footer in tables.footers.items() if stage.row_for_row else ():
         if footer.failed:  # of which another check tells
             continue
-        source = _footer(tables, str(before), shard)
+        before = _before(footer, stage)
+        source = _footer(tables, before, shard)
         # An older table is the business of `up_to_date`.
-        if source and source.content == footer.inputs.get(str(before)) and source.kept != footer.rows_in:
+        if source and source.content == footer.inputs.get(before) and source.kept != footer.rows_in:
             wrong.append(shard)
     return Result("counts", not wrong, _of(wrong, tables.footers, "lose rows"), tuple(wrong[:NAMED]))
 
 
 def unique_ids(tables: Tables) -> Result:
     """No two kept rows of a table have the same id."""
-    key = TABLES[tables.stage].key
+    key = STAGES[tables.stage].table.key
     rows = tables.rows(pl.col("keep") & pl.col(key).is_duplicated().over("keep"))
     return Result("unique_ids", not rows, "an id is there twice" if rows else "every id is there once", rows)
 
@@ -108,8 +110,7 @@ def parsed(tables: Tables) -> Result:
     if rate is None or rate >= floor:
         shown = "nothing was asked" if rate is None else f"{rate:.1%} of the answers parsed"
         return Result("parse_rate", True, shown)
-    unread = pl.col("votes").list.eval(pl.element().struct.field("score").is_null()).list.any()
-    rows = tables.rows(unread if tables.stage == "rewards" else pl.col("drop_reason") == "unparsable")
+    rows = tables.rows(STAGES[tables.stage].unread())
     words = f"{rate:.1%} of the answers parsed, fewer than {floor:.0%}"
     if voteless := int(tables.measures.get("voteless", 0)):
         words += f"; {voteless} responses have no valid vote in their first draws and were not asked about again"
@@ -151,7 +152,7 @@ def one_state(tables: Tables) -> Result:
 
 def drift(tables: Tables) -> Result:
     """No shard differs much from the one before it: in the share kept, or in the mean of what its stage measures."""
-    quantity = {"quality": "score", "rewards": "reward", "pairs": "margin", "responses": "tokens"}.get(tables.stage)
+    quantity = STAGES[tables.stage].quantity
     names = sorted(tables.store.shards(tables.recipe, tables.stage))
     found = []
     for shard in sorted(tables.made):
@@ -176,6 +177,13 @@ def _footer(tables: Tables, stage: str, shard: str) -> Footer | None:
         return tables.store.footer(tables.recipe, stage, shard)
     except StorageError:  # a damaged neighbour is not this run's business
         return None
+
+
+def _before(footer: Footer, stage: type[Stage]) -> str:
+    """The table whose kept rows are a table's rows: the last filter's, or that of the stage it comes after."""
+    gates = [name for name in footer.inputs if STAGES[name].filters and STAGES[name].after == stage.after]
+    order = list(STAGES)
+    return max(gates, key=order.index) if gates else str(stage.after)
 
 
 def _share_difference(a: Footer, b: Footer) -> float:
@@ -239,13 +247,5 @@ def refuse_mixture(tables: Tables) -> None:
 
 def of(stage: str) -> tuple[str, ...]:
     """The checks of a stage, by name."""
-    names = ["schema", "counts", "unique_ids"]
-    if stage in ("quality", "relevance", "rewards"):
-        names.append("parse_rate")
-    if stage == "rewards":
-        names.append("votes_complete")
-    if stage in ("pairs", "dataset"):
-        names.append("distinct_texts")
-    if stage == "dataset":
-        names.append("one_state")
-    return (*names, "drift") if stage != "dataset" else tuple(names)
+    asked = STAGES[stage]
+    return ("schema", "counts", "unique_ids", *asked.checks, *(["drift"] if asked.sharded else []))

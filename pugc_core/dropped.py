@@ -4,36 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import polars as pl
 
 from pugc_core.errors import StorageError
-from pugc_core.records import TABLES
-from pugc_core.stages.dataset import ALL
+from pugc_core.records import ALL
+from pugc_core.stages import STAGES
 from pugc_core.tables import Store
-
-
-class _Shown(NamedTuple):
-    """Where the text of a stage's dropped rows stands: in its own table, or in another's under the same id."""
-
-    text: str
-    table: str | None = None
-    by: str | None = None
-    note: str | None = None
-    """A column of its own that says more."""
-
-
-_SHOWN = {
-    "ugc": _Shown("text", note="detail"),
-    "quality": _Shown("text", "ugc", "ugc_id", note="reasoning"),
-    "instructions": _Shown("instruction"),
-    "relevance": _Shown("instruction", "instructions", "instruction_id"),
-    "responses": _Shown("text"),
-    "rewards": _Shown("text", "responses", "response_id"),
-    "pairs": _Shown("instruction", note="chosen"),
-    "dataset": _Shown("prompt", note=None),
-}
 
 
 def sample(store: Store, recipe: str, shards: Iterable[str], each: int) -> list[dict[str, Any]]:
@@ -41,7 +19,7 @@ def sample(store: Store, recipe: str, shards: Iterable[str], each: int) -> list[
     reason that occurs. Tables are read only as far as that needs."""
     wanted = set(shards)
     found: list[dict[str, Any]] = []
-    for stage in TABLES:
+    for stage in STAGES:
         taken: Counter[str] = Counter()
         for shard, footer in store.footers(recipe, stage).items():
             there = shard in wanted or shard == ALL
@@ -54,7 +32,7 @@ def sample(store: Store, recipe: str, shards: Iterable[str], each: int) -> list[
 
 
 def _rows(store: Store, recipe: str, stage: str, shard: str) -> list[dict[str, Any]]:
-    shown = _SHOWN[stage]
+    shown = STAGES[stage].dropped
     try:
         frame = store.read(recipe, stage, shard).filter(~pl.col("keep"))
         if shown.table and shown.by:
@@ -67,7 +45,7 @@ def _rows(store: Store, recipe: str, stage: str, shard: str) -> list[dict[str, A
             "stage": stage,
             "shard": row.get("shard") or shard,
             "reason": row["drop_reason"],
-            "id": row[TABLES[stage].key],
+            "id": row[STAGES[stage].table.key],
             "text": _text(row[shown.text]),
             "note": _text(row[shown.note]) if shown.note else "",
         }

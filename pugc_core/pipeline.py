@@ -15,9 +15,10 @@ from pugc_core.dispatch import Calls, answer
 from pugc_core.engines.base import Engine
 from pugc_core.errors import PugcError, StorageError, as_pugc_error
 from pugc_core.ledger import Ledger
-from pugc_core.references import NAME, References, wanted
+from pugc_core.records import ALL
+from pugc_core.references import References, wanted
 from pugc_core.stages.base import Build, Stage
-from pugc_core.stages.dataset import ALL
+from pugc_core.stages.rewards import REFERENCE
 from pugc_core.tables import Footer, Loaded, Store, failed_footer, file_hash, make_footer
 
 
@@ -146,7 +147,7 @@ class Pass:
                         fix=f"pugc run --recipe {self._recipe} --shard {shard} --to {self.stage.name}",
                     )
         hashes = {name: footer.content for name, footer in footers.items()}
-        return hashes | ({NAME: self._references.state(shard)} if wanted(self.stage) else {})
+        return hashes | ({REFERENCE: self._references.state(shard)} if wanted(self.stage) else {})
 
     def _build(self, shard: str) -> Build:
         # A generator, so that a shard's tables are read when its turn comes and not before.
@@ -166,7 +167,7 @@ class Pass:
         else:
             frames = {name: self._inputs[name][shard].frame() for name in self.stage.inputs}
             if wanted(self.stage):
-                frames[NAME] = self._references.table(shard)
+                frames[REFERENCE] = self._references.table(shard)
         return (yield from self.stage.build(shard, frames))
 
 

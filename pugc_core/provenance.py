@@ -5,19 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pugc_core.engines.base import Request, Sampling
-from pugc_core.recipe import Recipe
-from pugc_core.references import NAME, References, wanted
-from pugc_core.stages.base import Stage
-from pugc_core.workspace import Workspace
+import polars as pl
 
-_SLOTS: Mapping[str, Sequence[str]] = {
-    "quality": ("ugc",),
-    "instructions": ("ugc", "example"),
-    "relevance": ("ugc", "instruction"),
-    "responses": ("instruction",),
-    "rewards": ("instruction", "response", "ugc"),
-}
+from pugc_core.recipe import Recipe
+from pugc_core.references import References, wanted
+from pugc_core.stages.base import Asking, Stage
+from pugc_core.stages.rewards import REFERENCE
+from pugc_core.workspace import Workspace
 
 
 def asked(
@@ -28,48 +22,54 @@ def asked(
     gives. `current` is False where the recipe has changed since the table was made (or, where another post was shown,
     which one that is): then this is what would be asked now. No prompt where there is nothing to ask.
     """
-    post, instruction = behind["post"]["text"], behind["instruction"]["instruction"]
-    example = recipe.instructions.examples[int(behind["post"]["ugc_id"], 16) % len(recipe.instructions.examples)]
-    known: dict[str, str | None] = {"ugc": post, "instruction": instruction, "example": example}
+    shard = behind["shard"]
     references = References(workspace.store, recipe.name, workspace.shards())
     found: dict[str, Any] = {}
-    for name in _SLOTS:
-        stage: Any = stages[name]
-        footer = workspace.store.footer(recipe.name, name, behind["shard"])
+    for name, stage in stages.items():
+        if not isinstance(stage, Asking):
+            continue
+        footer = workspace.store.footer(recipe.name, name, shard)
+        inputs = {of: _behind(workspace.store.read(recipe.name, of, shard), behind) for of in stage.inputs}
         made = {
             "model": stage.model,
             "sampling": stage.config.sampling.model_dump(exclude_defaults=True, mode="json"),
             "current": footer is not None and dict(footer.fingerprint) == dict(stage.fingerprint),
         }
-        draws = {"instructions": [behind["instruction"]["draw"]], "responses": [r["draw"] for r in behind["responses"]]}
-        if name != "rewards":
-            found[name] = made | _request(stage, known, stage.config.sampling, draws.get(name, [0]))
-            continue
         if wanted(stage):
-            ugc_id = behind["post"]["ugc_id"]
-            known["ugc"] = references.text(ugc_id)
-            made[NAME] = references.other(ugc_id)
-            made["current"] &= footer is not None and footer.inputs.get(NAME) == references.state(behind["shard"])
-        found[name] = made | {
-            "responses": {
-                r["response_id"]: _request(
-                    stage,
-                    {**known, "response": r["text"]},
-                    stage.config.sampling,
-                    [v["draw"] for v in r["votes"] or []],
-                )
-                for r in behind["responses"]
-                if r["text"]
-            }
-        }
+            inputs[REFERENCE] = references.table(shard)
+            made[REFERENCE] = references.other(behind["post"]["ugc_id"])
+            made["current"] &= footer is not None and footer.inputs.get(REFERENCE) == references.state(shard)
+        rows = list(stage.rows(inputs).iter_rows(named=True))
+        if stage.after == "responses":
+            draws = {r["response_id"]: [v["draw"] for v in r["votes"] or []] for r in behind["responses"]}
+            by_response = {row["response_id"]: _request(stage, row, draws[row["response_id"]]) for row in rows}
+            found[name] = made | {"responses": by_response}
+        else:
+            found[name] = made | (_request(stage, rows[0], _draws(stage, behind)) if rows else _NOTHING)
     return found
 
 
-def _request(stage: Any, known: Mapping[str, str | None], sampling: Sampling, draws: Sequence[int]) -> dict[str, Any]:
-    slots = {slot: known[slot] for slot in _SLOTS[stage.name]}
-    if None in slots.values():  # no other post
-        return {"prompt": [], "seeds": {}}
-    request = Request(stage.model, stage.prompt.render(slots), sampling, tuple(draws) or (0,))
+_NOTHING: dict[str, Any] = {"prompt": [], "seeds": {}}
+
+
+def _behind(table: pl.DataFrame, behind: Mapping[str, Any]) -> pl.DataFrame:
+    """The rows that stand behind the pair."""
+    ids = {"ugc_id": behind["post"]["ugc_id"], "instruction_id": behind["instruction"]["instruction_id"]}
+    key = next((name for name in reversed(ids) if name in table.columns), None)
+    return table.filter(pl.col(key) == ids[key]) if key else table
+
+
+def _draws(stage: Asking, behind: Mapping[str, Any]) -> list[int]:
+    """The draws that the tables have of a stage's request."""
+    if stage.name == "instructions":
+        return [behind["instruction"]["draw"]]
+    return [r["draw"] for r in behind["responses"]] if stage.name == "responses" else [0]
+
+
+def _request(stage: Asking, row: Mapping[str, Any], draws: Sequence[int]) -> dict[str, Any]:
+    if any(row[slot] is None for slot in stage.prompt.slots):  # no other post
+        return _NOTHING
+    request = stage.request(row, draws or [0])
     return {
         "prompt": [{"role": role, "content": content} for role, content in request.messages],
         "seeds": {draw: request.seed(draw) for draw in draws},

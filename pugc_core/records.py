@@ -41,6 +41,8 @@ class Counts(NamedTuple):
 
 
 NOTHING = Counts(0, 0, {})
+ALL = "_all"
+"""Where a stage has one table over all shards, this stands in the place of a shard's name; no shard is called so."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,8 @@ class Table:
         return Counts(frame.height, int(frame["keep"].sum()), dict(dropped.iter_rows()))
 
 
-def _table(name: str, key: str, columns: Sequence[tuple[str, pl.DataType, str]]) -> Table:
+def define(name: str, key: str, columns: Sequence[tuple[str, pl.DataType, str]]) -> Table:
+    """A stage's table of these columns (name, type, meaning), and the two that every table has."""
     verdict = (
         ("keep", pl.Boolean(), "whether the row goes on to the next stage"),
         ("drop_reason", pl.String(), "why not; null for kept rows"),
@@ -91,141 +94,11 @@ def _table(name: str, key: str, columns: Sequence[tuple[str, pl.DataType, str]])
     return Table(name, key, {c: Column(dtype, meaning) for c, dtype, meaning in (*columns, *verdict)})
 
 
-_ORIGIN: Sequence[tuple[str, pl.DataType, str]] = [
+ORIGIN_COLUMNS: Sequence[tuple[str, pl.DataType, str]] = [
     ("source", pl.String(), "where the post was published"),
     ("author", pl.String(), "who wrote the post"),
     ("url", pl.String(), "where the post can be read"),
     ("license", pl.String(), "under which licence the post stands, as its source says"),
 ]
 """What goes with a post's content wherever it goes."""
-ORIGIN = tuple(name for name, _, _ in _ORIGIN)
-VOTE = pl.Struct({"draw": pl.Int32(), "score": pl.Int8(), "feedback": pl.String()})
-
-UGC = _table(
-    "ugc",
-    "ugc_id",
-    [
-        ("ugc_id", pl.String(), "content hash of the normalised text"),
-        ("shard", pl.String(), "partition the row came with"),
-        ("line", pl.Int64(), "line or row number in the source file, from 1"),
-        ("text", pl.String(), "normalised text; of a broken row, what could be read of it"),
-        ("title", pl.String(), "title, where the source has one"),
-        ("source", pl.String(), "where it was published"),
-        ("author", pl.String(), "who wrote it"),
-        ("url", pl.String(), "where it can be read"),
-        ("license", pl.String(), "under which licence"),
-        ("created_at", pl.String(), "when it was written, as the source says"),
-        ("lang", pl.String(), "language code, as the source says"),
-        ("thread", pl.String(), "conversation it belongs to, as the source names it; null where it has none"),
-        ("kind", pl.String(), "what it is, as the source says: question, answer, review ..."),
-        ("tags", pl.List(pl.String()), "its tags; of an answer, its question's"),
-        ("score", pl.Float64(), "votes or rating, as the source says"),
-        ("accepted", pl.Boolean(), "whether the question's author accepted the answer; null where nobody says"),
-        ("n_chars", pl.Int64(), "characters of the normalised text; of one that was cut before, of what was left"),
-        ("detail", pl.String(), "for a dropped row: what is wrong with it"),
-    ],
-)
-QUALITY = _table(
-    "quality",
-    "ugc_id",
-    [
-        ("ugc_id", pl.String(), "the post"),
-        ("score", pl.Int8(), "1 to 5; null when the judge's answer did not parse"),
-        ("reasoning", pl.String(), "the judge's whole answer"),
-    ],
-)
-INSTRUCTIONS = _table(
-    "instructions",
-    "instruction_id",
-    [
-        ("instruction_id", pl.String(), "hash of post and instruction"),
-        ("ugc_id", pl.String(), "the post it was made from"),
-        ("draw", pl.Int32(), "which draw of this post's instructions"),
-        ("instruction", pl.String(), "the question the post answers"),
-    ],
-)
-RELEVANCE = _table(
-    "relevance",
-    "instruction_id",
-    [
-        ("instruction_id", pl.String(), "the instruction"),
-        ("relevant", pl.Boolean(), "whether the post answers it; null when the answer did not parse"),
-    ],
-)
-RESPONSES = _table(
-    "responses",
-    "response_id",
-    [
-        ("response_id", pl.String(), "hash of instruction, draw and text"),
-        ("instruction_id", pl.String(), "the instruction it answers"),
-        ("draw", pl.Int32(), "which of the K draws"),
-        ("text", pl.String(), "the policy's answer"),
-        ("n_tokens", pl.Int32(), "tokens of the answer, as the policy counts"),
-        ("finish_reason", pl.String(), "stop, length (cut off), or the engine's word for a refusal"),
-    ],
-)
-REWARDS = _table(
-    "rewards",
-    "response_id",
-    [
-        ("response_id", pl.String(), "the judged response"),
-        ("instruction_id", pl.String(), "its instruction"),
-        (
-            "votes",
-            pl.List(VOTE),
-            "every draw of the judge: score (null = did not parse, or never came) and the whole feedback",
-        ),
-        ("n_valid", pl.Int32(), "votes that parsed"),
-        ("reward", pl.Float64(), "the valid votes aggregated; null when too few"),
-        ("spread", pl.Float64(), "standard deviation of the valid votes (population)"),
-    ],
-)
-PAIRS = _table(
-    "pairs",
-    "pair_id",
-    [
-        ("pair_id", pl.String(), "hash of the two responses"),
-        ("instruction_id", pl.String(), "the instruction"),
-        ("ugc_id", pl.String(), "the post that served as reference"),
-        ("instruction", pl.String(), "the instruction's text"),
-        ("line", pl.Int64(), "line of the post in its file"),
-        ("post", pl.String(), "the post's text"),
-        *_ORIGIN,
-        ("title", pl.String(), "the post's title"),
-        ("thread", pl.String(), "conversation the post belongs to, as its source names it"),
-        ("chosen_response_id", pl.String(), "the better response"),
-        ("rejected_response_id", pl.String(), "the worse response"),
-        ("chosen", pl.String(), "its text"),
-        ("rejected", pl.String(), "its text"),
-        ("chosen_reward", pl.Float64(), "its reward"),
-        ("rejected_reward", pl.Float64(), "its reward"),
-        ("margin", pl.Float64(), "chosen_reward - rejected_reward"),
-        ("chosen_tokens", pl.Int32(), "its length"),
-        ("rejected_tokens", pl.Int32(), "its length"),
-        ("chosen_cut_off", pl.Boolean(), "whether its text was cut off, so that it has no end"),
-        ("rejected_cut_off", pl.Boolean(), "whether its text was cut off"),
-    ],
-)
-_TURNS = pl.List(pl.Struct({"role": pl.String(), "content": pl.String()}))
-DATASET = _table(
-    "dataset",
-    "pair_id",
-    [
-        ("pair_id", pl.String(), "the pair"),
-        ("instruction_id", pl.String(), "its instruction"),
-        ("ugc_id", pl.String(), "its post"),
-        ("shard", pl.String(), "its shard"),
-        ("split", pl.String(), "train or test, the same for all pairs of a group"),
-        ("group", pl.String(), "posts of one thread or title, near-duplicate posts and questions"),
-        *_ORIGIN,
-        ("prompt", _TURNS, "conversational prompt, as TRL reads it"),
-        ("chosen", _TURNS, "the better answer"),
-        ("rejected", _TURNS, "the worse answer"),
-        ("chosen_reward", pl.Float64(), "reward of chosen"),
-        ("rejected_reward", pl.Float64(), "reward of rejected"),
-        ("margin", pl.Float64(), "their difference"),
-        ("chosen_cut_off", pl.Boolean(), "whether chosen was cut off: no end is trained after it"),
-        ("rejected_cut_off", pl.Boolean(), "whether rejected was cut off: likewise"),
-    ],
-)
-TABLES = {t.name: t for t in (UGC, QUALITY, INSTRUCTIONS, RELEVANCE, RESPONSES, REWARDS, PAIRS, DATASET)}
+ORIGIN = tuple(name for name, _, _ in ORIGIN_COLUMNS)

@@ -17,15 +17,13 @@ import polars as pl
 from pugc_core.config import digest
 from pugc_core.errors import StorageError
 from pugc_core.stages.base import Stage
+from pugc_core.stages.rewards import REFERENCE
 from pugc_core.tables import Store
-
-NAME = "reference"
-"""The part of a fingerprint that asks for them, and the input of a build and of a footer that says which they were."""
 
 
 def wanted(stage: Stage) -> bool:
     """Whether a stage shows its models other posts than those that it judges by."""
-    return stage.fingerprint.get(NAME) == "random"
+    return stage.fingerprint.get(REFERENCE) == "random"
 
 
 class _Post(NamedTuple):

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 
 from pugc_core.errors import StorageError
 from pugc_core.recipe import Recipe
-from pugc_core.references import NAME, References, wanted
+from pugc_core.records import ALL
+from pugc_core.references import References, wanted
 from pugc_core.stages.base import Stage
-from pugc_core.stages.dataset import ALL
+from pugc_core.stages.rewards import REFERENCE
 from pugc_core.tables import FORMAT, Footer
 from pugc_core.training import lineage
 from pugc_core.workspace import Workspace
@@ -99,7 +100,7 @@ def survey(recipe: Recipe, stages: Mapping[str, Stage], workspace: Workspace, to
         for shard, source in sources.items():
             inputs = _inputs_now(stage, shard, source, footers)
             if wanted(stage) and shard in footers["ugc"]:
-                inputs[NAME] = _state(references, shard)
+                inputs[REFERENCE] = _state(references, shard)
             before = next((found[i][shard] for i in stage.inputs if shard in found[i]), None)
             if why := _why(name, fingerprint, there.get(shard), inputs, before):
                 found[name][shard] = why
@@ -154,7 +155,7 @@ def _why(
     if stage == "dataset":
         return _words_of_pairs(footer.inputs, inputs)
     different = [name for name in footer.inputs.keys() | inputs.keys() if footer.inputs.get(name) != inputs.get(name)]
-    if different == [NAME]:
+    if different == [REFERENCE]:
         return "posts came or went, and with them its random references"
     return f"made again: the table {' and '.join(sorted(different))}"
 

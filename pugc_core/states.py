@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
-from pugc_core.summary import SHARDED
+from pugc_core.stages import SHARDED
 from pugc_core.tables import Footer, Store
 
 _NAMED = 5

@@ -11,23 +11,20 @@ import polars as pl
 
 from pugc_core.errors import StorageError
 from pugc_core.measures import BANDS, Measures, moments, parse_rate, total
-from pugc_core.records import NOTHING, TABLES, Counts
-from pugc_core.stages.dataset import ALL
+from pugc_core.records import ALL, NOTHING, Counts
+from pugc_core.stages import STAGES
 from pugc_core.tables import Store
-
-SHARDED = tuple(name for name in TABLES if name != "dataset")
-"""The stages that have one table per shard, in run order."""
 
 
 def funnel(store: Store, recipe: str, shards: Iterable[str]) -> dict[str, Counts]:
     """Rows in, kept and dropped by reason, of every stage that has tables among `shards`, in run order."""
     wanted = set(shards)
     counted = {}
-    for stage in TABLES:
-        footers = store.footers(recipe, stage)
-        counts = [footer.counts for shard, footer in footers.items() if stage == "dataset" or shard in wanted]
+    for name, stage in STAGES.items():
+        footers = store.footers(recipe, name)
+        counts = [footer.counts for shard, footer in footers.items() if not stage.sharded or shard in wanted]
         if counts:
-            counted[stage] = sum(counts, NOTHING)
+            counted[name] = sum(counts, NOTHING)
     return counted
 
 
@@ -36,11 +33,12 @@ def rows(store: Store, recipe: str, stage: str, shards: Iterable[str] | None = N
     there = store.shards(recipe, stage)
     names = there if shards is None else [s for s in shards if s in set(there)]
     frames = [store.read(recipe, stage, shard) for shard in names]
-    if "shard" not in TABLES[stage].columns:
+    table = STAGES[stage].table
+    if "shard" not in table.columns:
         frames = [frame.with_columns(shard=pl.lit(shard)) for shard, frame in zip(names, frames, strict=True)]
     if frames:
         return pl.concat(frames)
-    return pl.DataFrame(schema={**TABLES[stage].schema, "shard": pl.String()})
+    return pl.DataFrame(schema={**table.schema, "shard": pl.String()})
 
 
 @dataclass(frozen=True)

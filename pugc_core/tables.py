@@ -24,9 +24,10 @@ import pyarrow.parquet as pq
 
 from pugc_core import storage
 from pugc_core.errors import StorageError
-from pugc_core.measures import Measures, measure
+from pugc_core.measures import Measures
 from pugc_core.memory import remembered
-from pugc_core.records import TABLES, Counts
+from pugc_core.records import Counts
+from pugc_core.stages import STAGES
 
 _FOOTER_KEY = b"pugc"
 FORMAT = 2
@@ -70,7 +71,7 @@ def make_footer(
     frame: pl.DataFrame, stage: str, shard: str, fingerprint: Mapping[str, str], inputs: Mapping[str, str]
 ) -> Footer:
     """The footer of a new table. Raises StorageError when the frame breaks the stage's schema."""
-    table = TABLES[stage]
+    table = STAGES[stage].table
     table.check(frame)
     rows_in, kept, dropped = table.count(frame)
     return Footer(
@@ -82,7 +83,7 @@ def make_footer(
         rows_in,
         kept,
         dropped,
-        measure(stage, frame),
+        {name: value for name, value in STAGES[stage].measure(frame).items() if value},
         FORMAT,
     )
 
@@ -91,7 +92,7 @@ def failed_footer(
     stage: str, shard: str, fingerprint: Mapping[str, str], inputs: Mapping[str, str], why: str
 ) -> Footer:
     """The footer of the empty table of a shard that could not be made."""
-    return replace(make_footer(TABLES[stage].frame([]), stage, shard, fingerprint, inputs), failed=why)
+    return replace(make_footer(STAGES[stage].table.frame([]), stage, shard, fingerprint, inputs), failed=why)
 
 
 def content_hash(frame: pl.DataFrame) -> str:
@@ -195,7 +196,7 @@ class Store:
         """The rows of a table, all columns or those named; null in columns that its version did not have. Raises
         StorageError when there is none or it is damaged."""
         path = self.path(recipe, stage, shard)
-        schema = TABLES[stage].schema
+        schema = STAGES[stage].table.schema
         wanted = {name: schema[name] for name in columns or schema}
         try:
             data = pa.BufferReader(storage.read(path))

@@ -23,8 +23,8 @@ from pugc_core.models import ModelSpec
 from pugc_core.prompts.base import Message, neutralise
 from pugc_core.prompts.responses import parse
 from pugc_core.recipe import Recipe
+from pugc_core.records import ALL
 from pugc_core.stages.base import Stage
-from pugc_core.stages.dataset import ALL
 from pugc_core.stages.responses import Responses
 from pugc_core.training import lineage
 from pugc_core.workspace import Workspace

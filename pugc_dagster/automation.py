@@ -20,9 +20,9 @@ from pugc_core import storage
 from pugc_core.config import digest
 from pugc_core.errors import RecipeError
 from pugc_core.recipe import Recipe
-from pugc_core.stages.dataset import ALL
+from pugc_core.records import ALL
+from pugc_core.stages import SHARDED
 from pugc_core.staleness import Survey
-from pugc_core.summary import SHARDED
 from pugc_core.training import lineage
 from pugc_core.workspace import Workspace
 from pugc_dagster import outdated

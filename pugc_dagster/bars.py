@@ -27,6 +27,7 @@ from rich.table import Column
 
 from pugc_core import progress
 from pugc_core.progress import duration
+from pugc_core.stages import STAGES
 from pugc_dagster.terminal import echo, plain
 
 QUIET = 10.0
@@ -34,14 +35,7 @@ QUIET = 10.0
 _SHORT = 0.5
 """Seconds after which a stage of which nothing is left has ended: its total is what is known so far, and may grow."""
 _FIRST = "looking at what is there and what is to be made: a few seconds"
-_UNITS = {
-    "quality": "scores",
-    "instructions": "questions",
-    "relevance": "checks",
-    "responses": "answers",
-    "rewards": "votes",
-    "policy": "steps",
-}
+_UNITS = {"policy": "steps", **{name: stage.unit for name, stage in STAGES.items() if stage.unit}}
 """What is counted, by stage."""
 
 

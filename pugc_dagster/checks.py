@@ -7,9 +7,9 @@ import dagster as dg
 
 from pugc_core import checks
 from pugc_core.errors import CheckFailed
-from pugc_core.stages.dataset import ALL
+from pugc_core.records import ALL
+from pugc_core.stages import SHARDED
 from pugc_core.staleness import Survey
-from pugc_core.summary import SHARDED
 
 UP_TO_DATE = "up_to_date"
 EVERY_SHARD = "every_shard"

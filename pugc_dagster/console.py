@@ -22,7 +22,7 @@ from pugc_core.errors import RecipeError, StorageError
 from pugc_core.measures import cut_off_share
 from pugc_core.models import Price
 from pugc_core.recipe import ROLES, Recipe
-from pugc_core.records import TABLES
+from pugc_core.stages import SHARDED, STAGES
 from pugc_core.staleness import Survey, reasons, survey
 from pugc_core.training.summary import Summary
 from pugc_core.workspace import Workspace
@@ -142,7 +142,7 @@ def _print_samples(recipe: Recipe, workspace: Workspace, objective: str | None) 
 def _out_of_date(recipe: Recipe, found: Survey) -> list[str]:
     """A sentence on what a run would make, and one on what a refresh would make again."""
     lines = []
-    waiting = sorted({shard for stage in summary.SHARDED for shard in found.missing(stage) if found.made[stage]})
+    waiting = sorted({shard for stage in SHARDED for shard in found.missing(stage) if found.made[stage]})
     if waiting:
         shown = ", ".join(waiting[:5]) + (" ..." if len(waiting) > 5 else "")
         lines.append(f"{len(waiting)} shards have tables missing ({shown}): pugc run --recipe {recipe.name}")
@@ -231,7 +231,7 @@ def stale(recipe: Recipe, found: Survey, *, as_json: bool, named: bool = False) 
         table.add_row(stage, *figures, Text(plain(reasons(whys.values()))))
     _out.print(table)
     _print_failed(found.failed)
-    for stage in summary.SHARDED if named else ():
+    for stage in SHARDED if named else ():
         by_reason: dict[str, list[str]] = {}
         for shard, why in found.outdated(stage).items():
             by_reason.setdefault(why, []).append(shard)
@@ -277,8 +277,8 @@ def _panel(title: str, text: str, colour: str) -> None:
 def export(recipe: Recipe, workspace: Workspace, target: Path, what: str, everything: bool) -> int:
     """Write a table, or the votes, to a file; returns its rows."""
     stage = "rewards" if what == "rationales" else what
-    if stage not in TABLES:
-        raise RecipeError(f"nothing called {what!r} to export", fix=f"take rationales, {', '.join(TABLES)}")
+    if stage not in STAGES:
+        raise RecipeError(f"nothing called {what!r} to export", fix=f"take rationales, {', '.join(STAGES)}")
     if target.suffix not in exports.SUFFIXES:
         raise RecipeError(f"cannot export to {target.name}", fix=f"end the name in {' or '.join(exports.SUFFIXES)}")
     if not workspace.store.shards(recipe.name, stage):

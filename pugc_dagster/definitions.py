@@ -6,7 +6,6 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 
 import dagster as dg
 
@@ -19,32 +18,8 @@ from pugc_dagster import automation, outdated
 from pugc_dagster.io import ShardTables
 from pugc_dagster.project import data_root, recipe_folders
 from pugc_dagster.resources import EnginesResource, LedgerResource, WorkspaceResource
-from pugc_dagster.stages import (
-    dataset,
-    instructions,
-    pairs,
-    policy,
-    quality,
-    relevance,
-    report,
-    responses,
-    rewards,
-    ugc,
-)
-
-STAGES: Sequence[ModuleType] = (
-    ugc,
-    quality,
-    instructions,
-    relevance,
-    responses,
-    rewards,
-    pairs,
-    dataset,
-    policy,
-    report,
-)
-"""In run order. The one place where a stage is entered."""
+from pugc_dagster.stages import dataset, policy, report
+from pugc_dagster.stages.base import stage_asset
 
 log = logging.getLogger("pugc")
 
@@ -100,7 +75,8 @@ def _notice(name: str, err: PugcError) -> dg.AssetSpec:
 def assets_of(recipe: Recipe) -> list[dg.AssetsDefinition]:
     """The chain of one recipe, as a group."""
     stages = recipe.stages(Workspace(data_root()).source)
-    return [asset for module in STAGES for asset in module.assets(recipe, stages)]
+    tables = [(stage_asset if stage.sharded else dataset.asset)(recipe, stage) for stage in stages.values()]
+    return [*tables, *policy.assets(recipe, stages), report.asset(recipe)]
 
 
 def of(

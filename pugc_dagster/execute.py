@@ -18,8 +18,8 @@ from dagster._core.storage.tags import (  # the tags that the backfill daemon it
 from pugc_core import intake, staleness, storage
 from pugc_core.errors import CheckFailed, PugcError, RecipeError, SourceError
 from pugc_core.recipe import Recipe
+from pugc_core.stages import CHAIN, SHARDED
 from pugc_core.staleness import Survey
-from pugc_core.summary import SHARDED
 from pugc_core.workspace import Workspace
 from pugc_dagster import definitions, finished, history, project, recorded
 from pugc_dagster.partitions import partitions_name, stretches
@@ -71,10 +71,9 @@ def run(
 
     Raises SourceError when there is no shard to run, RecipeError for an unknown stage, and what the stages raise.
     """
-    order = [module.__name__.rsplit(".", 1)[-1] for module in definitions.STAGES]
-    if to is not None and to not in order:
-        raise RecipeError(f"no stage {to!r}; stages: {', '.join(order)}", fix="name one of them in --to")
-    stages = order[: order.index(to) + 1] if to else order
+    if to is not None and to not in CHAIN:
+        raise RecipeError(f"no stage {to!r}; stages: {', '.join(CHAIN)}", fix="name one of them in --to")
+    stages = CHAIN[: CHAIN.index(to) + 1] if to else CHAIN
     inbox = workspace.shards()
     _must_be_there(names, inbox)
     if not inbox:

@@ -21,16 +21,12 @@ from pugc_core import exports, runs, storage
 from pugc_core.config import digest
 from pugc_core.errors import StorageError
 from pugc_core.recipe import Recipe
-from pugc_core.records import TABLES
-from pugc_core.stages.dataset import ALL
+from pugc_core.records import ALL
+from pugc_core.stages import CHAIN, SHARDED, STAGES
 from pugc_core.staleness import Survey, survey
-from pugc_core.summary import SHARDED
 from pugc_core.talk import SAMPLES
 from pugc_core.workspace import Workspace
 from pugc_dagster import project
-
-_ORDER = (*TABLES, "policy", "report")
-"""The stages as `--to` names them, in run order."""
 
 
 def covers(recipe: Recipe, workspace: Workspace, shards: Collection[str] = (), to: str | None = None) -> bool:
@@ -43,7 +39,7 @@ def covers(recipe: Recipe, workspace: Workspace, shards: Collection[str] = (), t
         finished, last, state = set(note["shards"]), str(note["to"]), str(note["state"])
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    names, to = set(shards or workspace.shards()), to or _ORDER[-1]
+    names, to = set(shards or workspace.shards()), to or CHAIN[-1]
     if not names or not names <= finished or to not in _reached(last) or state != _state(recipe, workspace):
         return False
     return _settled(recipe, workspace, names, to)
@@ -52,7 +48,7 @@ def covers(recipe: Recipe, workspace: Workspace, shards: Collection[str] = (), t
 def note(recipe: Recipe, workspace: Workspace, shards: Collection[str], to: str | None) -> None:
     """Note that a run has ended well; but not where shards failed or a policy has no samples, which runs try again."""
     forget(recipe.name)
-    to = to or _ORDER[-1]
+    to = to or CHAIN[-1]
     if not _settled(recipe, workspace, set(shards), to):
         return
     page = {"shards": sorted(shards), "to": to, "state": _state(recipe, workspace)}
@@ -69,7 +65,7 @@ def forget(recipe: str) -> None:
 def record_idle(recipe: Recipe, workspace: Workspace, shards: Collection[str] = (), to: str | None = None) -> None:
     """Note in the recipe's page of calls that its last run asked no model, as one that goes through everything does."""
     roles = {name: stage.role or "" for name, stage in recipe.stages(workspace.source).items()}
-    reached = _reached(to or _ORDER[-1])
+    reached = _reached(to or CHAIN[-1])
     names = sorted(shards or workspace.shards())
     idle = {name: [ALL] if name == "dataset" else names for name in roles if name in reached}
     runs.record_idle(workspace.calls(recipe.name), roles, idle)
@@ -80,7 +76,7 @@ def _place(recipe: str) -> Path:
 
 
 def _reached(to: str) -> tuple[str, ...]:
-    return _ORDER[: _ORDER.index(to) + 1] if to in _ORDER else ()
+    return CHAIN[: CHAIN.index(to) + 1] if to in CHAIN else ()
 
 
 def _settled(recipe: Recipe, workspace: Workspace, shards: Collection[str], to: str) -> bool:
@@ -104,7 +100,7 @@ def _state(recipe: Recipe, workspace: Workspace) -> str:
     """Changes with the recipe, the program, and every file that a run reads or writes but for the ledger's."""
     folders = [
         workspace.inbox,
-        *(storage.join(workspace.store.root, recipe.name, stage) for stage in TABLES),
+        *(storage.join(workspace.store.root, recipe.name, stage) for stage in STAGES),
         *(storage.join(workspace.dataset(recipe.name), *view.split()) for view in exports.VIEWS),
         *(workspace.policy(recipe.name, objective) for objective in recipe.training.objectives),
     ]

@@ -9,7 +9,7 @@ from collections.abc import Generator, Mapping
 import dagster as dg
 
 from pugc_core.pipeline import Made
-from pugc_core.stages.dataset import ALL
+from pugc_core.records import ALL
 from pugc_core.tables import Loaded
 from pugc_core.workspace import Workspace
 

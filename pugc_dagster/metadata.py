@@ -9,32 +9,16 @@ import polars as pl
 
 from pugc_core import summary
 from pugc_core.changes import Change
-from pugc_core.columns import LINEAGE
 from pugc_core.dispatch import Calls
 from pugc_core.measures import Measures, cut_off_share, moments, parse_rate, total
 from pugc_core.models import Price
 from pugc_core.recipe import Recipe
 from pugc_core.records import NOTHING
+from pugc_core.stages import STAGES
 from pugc_core.tables import Footer
 
 SAMPLE_ROWS = 3
 _CELL = 140
-_QUANTITY = {
-    "quality": "score",
-    "instructions": "chars",
-    "responses": "tokens",
-    "rewards": "reward",
-    "pairs": "margin",
-}
-"""What is measured of a stage's rows, by stage."""
-_SAMPLED = {
-    "ugc": ("title", "text"),
-    "quality": ("score", "reasoning"),
-    "instructions": ("instruction",),
-    "relevance": ("instruction_id", "relevant"),
-    "responses": ("instruction_id", "text", "n_tokens"),
-    "rewards": ("response_id", "reward", "n_valid", "spread"),
-}
 
 
 def of_shard(path: str, footer: Footer, calls: Calls | None, price: Price, *, reused: bool) -> dict[str, Any]:
@@ -97,9 +81,9 @@ def sample(recipe: Recipe, stage: str, frame: pl.DataFrame) -> dict[str, Any]:
         return {}
     if stage == "pairs":
         return {"three pairs": dg.MetadataValue.md(pairs_side_by_side(recipe.name, kept.to_dicts()))}
-    if stage not in _SAMPLED:
+    names = STAGES[stage].sample
+    if not names:
         return {}
-    names = _SAMPLED[stage]
     rows = [[cell(row[name]) for name in names] for row in kept.iter_rows(named=True)]
     return {"sample": dg.MetadataValue.md(table(names, rows))}
 
@@ -149,14 +133,14 @@ def cell(value: Any, most: int = _CELL) -> str:
 
 def column_lineage(recipe: Recipe, stage: str) -> dict[str, Any]:
     """Which column comes from which, as the web UI draws it."""
-    if stage not in LINEAGE:
+    if not STAGES[stage].sources:
         return {}
     deps = {
         column: [
             dg.TableColumnDep(asset_key=dg.AssetKey([recipe.group, source]), column_name=name)
             for source, name in sources
         ]
-        for column, sources in LINEAGE[stage].items()
+        for column, sources in STAGES[stage].sources.items()
     }
     return {"dagster/column_lineage": dg.TableColumnLineage(deps_by_column=deps)}
 
@@ -165,7 +149,7 @@ def _numbers(stage: str, measures: Measures) -> dict[str, Any]:
     numbers: dict[str, Any] = {}
     if (rate := parse_rate(measures)) is not None:
         numbers["parse_rate"] = round(rate, 4)
-    if (name := _QUANTITY.get(stage)) and (found := moments(measures, name)):
+    if (name := STAGES[stage].quantity) and (found := moments(measures, name)):
         numbers |= {f"{name}_mean": round(found.mean, 4), f"{name}_std": round(found.std, 4)}
     if (share := cut_off_share(measures)) is not None:
         numbers["cut_off"] = round(share, 4)

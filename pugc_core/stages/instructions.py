@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from types import ModuleType
+from typing import ClassVar, Literal, get_args
 
 import polars as pl
 from pydantic import Field
 
-from pugc_core import records
 from pugc_core.config import Config, digest
-from pugc_core.engines.base import Generation, Request, Sampling
-from pugc_core.prompts import base as prompts
+from pugc_core.engines.base import Generation, Sampling
+from pugc_core.measures import Measures, sums
 from pugc_core.prompts import instructions as contract
-from pugc_core.records import Table, make_id
-from pugc_core.stages.base import Build
+from pugc_core.records import define, make_id
+from pugc_core.stages.base import Asking, Build, Dropped, Inputs, Sources
 
 Drop = Literal["cut_off", "refusal", "refers_to_context", "duplicate"]
 
@@ -37,48 +36,58 @@ class InstructionsConfig(Config):
 
 
 @dataclass(frozen=True)
-class Instructions:
+class Instructions(Asking):
     config: InstructionsConfig
-    model: str
-    context: int | None = None
-    """The recipe's limit to the model's context; with another, other prompts are too long."""
+    gates: tuple[str, ...] = ("quality",)
 
     name = "instructions"
     role = "instructor"
-    table: Table = records.INSTRUCTIONS
-    inputs = ("ugc", "quality")
-
-    @functools.cached_property
-    def prompt(self) -> prompts.Prompt:
-        return prompts.load(self.config.prompt, contract.WORDINGS, slots=contract.SLOTS, markers=contract.MARKERS)
+    contract: ClassVar[ModuleType] = contract
+    after = "ugc"
+    unit = "questions"
+    sentence = "For every good post the question that a reader would have asked to get it as the answer."
+    table = define(
+        "instructions",
+        "instruction_id",
+        [
+            ("instruction_id", pl.String(), "hash of post and instruction"),
+            ("ugc_id", pl.String(), "the post it was made from"),
+            ("draw", pl.Int32(), "which draw of this post's instructions"),
+            ("instruction", pl.String(), "the question the post answers"),
+        ],
+    )
+    quantity = "chars"
+    sample = ("instruction",)
+    sources: ClassVar[Sources] = {
+        "instruction_id": [("quality", "ugc_id")],
+        "ugc_id": [("quality", "ugc_id")],
+        "instruction": [("ugc", "text")],
+    }
+    dropped = Dropped("instruction")
 
     @property
-    def fingerprint(self) -> Mapping[str, str]:
+    def knobs(self) -> Mapping[str, str]:
         return {
-            "version": "2",
-            "prompt": self.prompt.fingerprint,
             "examples": digest(self.config.examples),
-            "parser": str(contract.PARSER_VERSION),
-            "model": self.model,
-            "context": str(self.context),
-            "sampling": digest(self.config.sampling.canonical),
             "limits": digest([self.config.per_post, self.config.max_chars, sorted(set(self.config.drop))]),
         }
 
-    def build(self, shard: str, inputs: Mapping[str, pl.DataFrame]) -> Build:
-        wording = self.prompt
-        good = inputs["quality"].filter(pl.col("keep")).select("ugc_id")
-        posts = inputs["ugc"].filter(pl.col("keep")).join(good, on="ugc_id", maintain_order="left")
-        draws = tuple(range(self.config.per_post))
-        asked = []
-        for ugc_id, text in posts.select("ugc_id", "text").iter_rows():
-            example = self.config.examples[int(ugc_id, 16) % len(self.config.examples)]
-            messages = wording.render({"example": example, "ugc": text})
-            asked.append((ugc_id, Request(self.model, messages, self.config.sampling, draws)))
+    @property
+    def draws(self) -> tuple[int, ...]:
+        return tuple(range(self.config.per_post))
+
+    def rows(self, inputs: Inputs) -> pl.DataFrame:
+        posts = self.rows_in(inputs).select("ugc_id", ugc="text")
+        examples = self.config.examples
+        shown = [examples[int(ugc_id, 16) % len(examples)] for ugc_id in posts["ugc_id"]]
+        return posts.with_columns(example=pl.Series(shown, dtype=pl.String()))
+
+    def build(self, shard: str, inputs: Inputs) -> Build:
+        asked = list(self.requests(inputs))
         answers = yield [request for _, request in asked]
         rows = []
-        for ugc_id, request in asked:
-            seen: set[str] = set()
+        for row, request in asked:
+            ugc_id, seen = row["ugc_id"], set[str]()
             for draw, generation, refused in answers.by_draw(request):
                 text = contract.parse(generation.text) if generation else None
                 twin = text is not None and _folded(text) in seen
@@ -110,6 +119,10 @@ class Instructions:
         if len(text) > self.config.max_chars and not (found["cut_off"] and "cut_off" in self.config.drop):
             return "too_long"
         return next((reason for reason, hit in found.items() if hit and reason in self.config.drop), None)
+
+    @staticmethod
+    def measure(frame: pl.DataFrame) -> Measures:
+        return sums("chars", frame.filter("keep")["instruction"].str.len_chars())
 
 
 def _folded(text: str) -> str:

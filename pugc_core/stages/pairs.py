@@ -8,19 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import polars as pl
 from pydantic import Field
 
-from pugc_core import records
 from pugc_core.config import Config, digest
 from pugc_core.engines.base import was_cut_off
-from pugc_core.records import Table, make_id
-from pugc_core.stages.base import Build
+from pugc_core.measures import Measures, sums
+from pugc_core.records import ORIGIN, ORIGIN_COLUMNS, define, make_id
+from pugc_core.stages.base import Build, Dropped, Inputs, Sources, Stage
 
 Candidate = Mapping[str, Any]
-_OF_POST = ("line", "title", "thread", *records.ORIGIN)
+_OF_POST = ("line", "title", "thread", *ORIGIN)
 """What a pair carries of its post besides the text: where it comes from, and what the split goes by."""
 
 
@@ -32,19 +32,62 @@ class PairsConfig(Config):
 
 
 @dataclass(frozen=True)
-class Pairs:
+class Pairs(Stage):
     config: PairsConfig
+    gates: tuple[str, ...] = ()
 
     name = "pairs"
-    role = None
-    table: Table = records.PAIRS
-    inputs = ("ugc", "instructions", "responses", "rewards")
+    after = "responses"
+    reads = ("ugc", "instructions", "rewards")
+    sentence = "The best response against the worst: preferences that nobody had to label."
+    table = define(
+        "pairs",
+        "pair_id",
+        [
+            ("pair_id", pl.String(), "hash of the two responses"),
+            ("instruction_id", pl.String(), "the instruction"),
+            ("ugc_id", pl.String(), "the post that served as reference"),
+            ("instruction", pl.String(), "the instruction's text"),
+            ("line", pl.Int64(), "line of the post in its file"),
+            ("post", pl.String(), "the post's text"),
+            *ORIGIN_COLUMNS,
+            ("title", pl.String(), "the post's title"),
+            ("thread", pl.String(), "conversation the post belongs to, as its source names it"),
+            ("chosen_response_id", pl.String(), "the better response"),
+            ("rejected_response_id", pl.String(), "the worse response"),
+            ("chosen", pl.String(), "its text"),
+            ("rejected", pl.String(), "its text"),
+            ("chosen_reward", pl.Float64(), "its reward"),
+            ("rejected_reward", pl.Float64(), "its reward"),
+            ("margin", pl.Float64(), "chosen_reward - rejected_reward"),
+            ("chosen_tokens", pl.Int32(), "its length"),
+            ("rejected_tokens", pl.Int32(), "its length"),
+            ("chosen_cut_off", pl.Boolean(), "whether its text was cut off, so that it has no end"),
+            ("rejected_cut_off", pl.Boolean(), "whether its text was cut off"),
+        ],
+    )
+    checks = ("distinct_texts",)
+    quantity = "margin"
+    sources: ClassVar[Sources] = {
+        "instruction_id": [("instructions", "instruction_id")],
+        "ugc_id": [("instructions", "ugc_id")],
+        "instruction": [("instructions", "instruction")],
+        "chosen_response_id": [("responses", "response_id"), ("rewards", "reward")],
+        "rejected_response_id": [("responses", "response_id"), ("rewards", "reward")],
+        "chosen": [("responses", "text"), ("rewards", "reward")],
+        "rejected": [("responses", "text"), ("rewards", "reward")],
+        "margin": [("rewards", "reward")],
+        "chosen_cut_off": [("responses", "finish_reason")],
+        "post": [("ugc", "text")],
+        **{name: [("ugc", name)] for name in _OF_POST},
+    }
+    dropped = Dropped("instruction", note="chosen")
 
     @property
     def fingerprint(self) -> Mapping[str, str]:
         return {"version": "2", "ties": self.config.all_tied, "margin": digest(self.config.min_margin)}
 
-    def build(self, shard: str, inputs: Mapping[str, pl.DataFrame]) -> Build:
+    def build(self, shard: str, inputs: Inputs) -> Build:
         yield from ()
         rewards = inputs["rewards"].filter(pl.col("keep")).select("response_id", "reward")
         # Every instruction that was answered is a row, also when none of its answers could be judged.
@@ -78,6 +121,16 @@ class Pairs:
         if best["reward"] - worst["reward"] < self.config.min_margin - 1e-9:
             return _row(instruction, best, worst, "small_margin")
         return _row(instruction, best, worst, None)
+
+    @staticmethod
+    def measure(frame: pl.DataFrame) -> Measures:
+        kept = frame.filter("keep")
+        return {
+            **sums("margin", kept["margin"]),
+            **sums("chosen_tokens", kept["chosen_tokens"]),
+            **sums("rejected_tokens", kept["rejected_tokens"]),
+            "cut_off": int((kept["chosen_cut_off"] | kept["rejected_cut_off"]).sum()),
+        }
 
 
 def choose(judged: Sequence[Candidate]) -> tuple[Candidate, Candidate]:

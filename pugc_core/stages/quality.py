@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, ClassVar
 
 import polars as pl
 from pydantic import Field
 
-from pugc_core import records
-from pugc_core.config import Config, digest
-from pugc_core.engines.base import Request, Sampling
-from pugc_core.prompts import base as prompts
+from pugc_core.config import Config
+from pugc_core.engines.base import Generation, Sampling
+from pugc_core.measures import Measures, sums
 from pugc_core.prompts import quality as contract
-from pugc_core.records import Table
-from pugc_core.stages.base import Build
+from pugc_core.records import define
+from pugc_core.stages.base import Dropped, Filter, Inputs, Sources
 
 
 class QualityConfig(Config):
@@ -27,53 +27,59 @@ class QualityConfig(Config):
 
 
 @dataclass(frozen=True)
-class Quality:
+class Quality(Filter):
     config: QualityConfig
-    model: str
-    context: int | None = None
-    """The recipe's limit to the model's context; with another, other prompts are too long."""
 
     name = "quality"
     role = "quality_judge"
-    table: Table = records.QUALITY
-    inputs = ("ugc",)
-
-    @functools.cached_property
-    def prompt(self) -> prompts.Prompt:
-        return prompts.load(self.config.prompt, contract.WORDINGS, slots=contract.SLOTS, markers=contract.MARKERS)
+    contract: ClassVar[ModuleType] = contract
+    after = "ugc"
+    unit = "scores"
+    sentence = (
+        "A judge rates every post from 1 to 5 as a source for a question and its answer; those below {min_score} are "
+        "dropped."
+    )
+    table = define(
+        "quality",
+        "ugc_id",
+        [
+            ("ugc_id", pl.String(), "the post"),
+            ("score", pl.Int8(), "1 to 5; null when the judge's answer did not parse"),
+            ("reasoning", pl.String(), "the judge's whole answer"),
+        ],
+    )
+    quantity = "score"
+    sample = ("score", "reasoning")
+    sources: ClassVar[Sources] = {
+        "ugc_id": [("ugc", "ugc_id")],
+        "score": [("ugc", "text")],
+        "reasoning": [("ugc", "text")],
+    }
+    dropped = Dropped("text", "ugc", "ugc_id", note="reasoning")
 
     @property
-    def fingerprint(self) -> Mapping[str, str]:
-        return {
-            "version": "2",
-            "prompt": self.prompt.fingerprint,
-            "parser": str(contract.PARSER_VERSION),
-            "model": self.model,
-            "context": str(self.context),
-            "sampling": digest(self.config.sampling.canonical),
-            "threshold": str(self.config.min_score),
-        }
+    def knobs(self) -> Mapping[str, str]:
+        return {"threshold": str(self.config.min_score)}
 
-    def build(self, shard: str, inputs: Mapping[str, pl.DataFrame]) -> Build:
-        wording = self.prompt
-        posts = inputs["ugc"].filter(pl.col("keep"))
-        asked = [
-            (ugc_id, Request(self.model, wording.render({"ugc": text}), self.config.sampling))
-            for ugc_id, text in posts.select("ugc_id", "text").iter_rows()
-        ]
-        answers = yield [request for _, request in asked]
-        rows = []
-        for ugc_id, request in asked:
-            generation = next(iter(answers.of(request)), None)
-            answer = generation.text if generation else None
-            score = contract.parse(generation.text, cut_off=generation.cut_off) if generation else None
-            if answer is None:
-                reason = answers.refused(request)
-            elif score is None:
-                reason = "unparsable"
-            else:
-                reason = None if score >= self.config.min_score else "low_quality"
-            rows.append(
-                {"ugc_id": ugc_id, "score": score, "reasoning": answer, "keep": reason is None, "drop_reason": reason}
-            )
-        return self.table.frame(rows)
+    def rows(self, inputs: Inputs) -> pl.DataFrame:
+        return self.rows_in(inputs).select("ugc_id", ugc="text")
+
+    def verdict(self, answer: Generation | None) -> tuple[Mapping[str, Any], str | None]:
+        if answer is None:
+            return {"score": None, "reasoning": None}, None
+        score = contract.parse(answer.text, cut_off=answer.cut_off)
+        columns = {"score": score, "reasoning": answer.text}
+        if score is None:
+            return columns, "unparsable"
+        return columns, None if score >= self.config.min_score else "low_quality"
+
+    @staticmethod
+    def measure(frame: pl.DataFrame) -> Measures:
+        scores = frame["score"].drop_nulls()
+        by_score = {f"score_{score}": n for score, n in scores.value_counts().sort("score").iter_rows()}
+        return {
+            "answers": frame["reasoning"].count(),
+            "parsed": scores.len(),
+            **by_score,
+            **sums("score", scores),
+        }

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, ClassVar
 
 import polars as pl
 
-from pugc_core import records
-from pugc_core.config import Config, digest
-from pugc_core.engines.base import Request, Sampling
-from pugc_core.prompts import base as prompts
+from pugc_core.config import Config
+from pugc_core.engines.base import Generation, Sampling
+from pugc_core.measures import Measures
 from pugc_core.prompts import relevance as contract
-from pugc_core.records import Table
-from pugc_core.stages.base import Build
+from pugc_core.records import define
+from pugc_core.stages.base import Dropped, Filter, Inputs, Sources
 
 
 class RelevanceConfig(Config):
@@ -25,55 +25,42 @@ class RelevanceConfig(Config):
 
 
 @dataclass(frozen=True)
-class Relevance:
+class Relevance(Filter):
     config: RelevanceConfig
-    model: str
-    context: int | None = None
-    """The recipe's limit to the model's context; with another, other prompts are too long."""
 
     name = "relevance"
     role = "relevance_judge"
-    table: Table = records.RELEVANCE
-    inputs = ("ugc", "instructions")
+    contract: ClassVar[ModuleType] = contract
+    after = "instructions"
+    reads = ("ugc",)
+    unit = "checks"
+    sentence = "A filter that keeps only instructions which their post really answers: True or False."
+    table = define(
+        "relevance",
+        "instruction_id",
+        [
+            ("instruction_id", pl.String(), "the instruction"),
+            ("relevant", pl.Boolean(), "whether the post answers it; null when the answer did not parse"),
+        ],
+    )
+    sample = ("instruction_id", "relevant")
+    sources: ClassVar[Sources] = {
+        "instruction_id": [("instructions", "instruction_id")],
+        "relevant": [("ugc", "text"), ("instructions", "instruction")],
+    }
+    dropped = Dropped("instruction", "instructions", "instruction_id")
 
-    @functools.cached_property
-    def prompt(self) -> prompts.Prompt:
-        return prompts.load(self.config.prompt, contract.WORDINGS, slots=contract.SLOTS, markers=contract.MARKERS)
+    def rows(self, inputs: Inputs) -> pl.DataFrame:
+        posts = inputs["ugc"].filter("keep").select("ugc_id", ugc="text")
+        kept = self.rows_in(inputs).join(posts, on="ugc_id", how="left", maintain_order="left")
+        return kept.select("instruction_id", "ugc", "instruction")
 
-    @property
-    def fingerprint(self) -> Mapping[str, str]:
-        return {
-            "version": "2",
-            "prompt": self.prompt.fingerprint,
-            "parser": str(contract.PARSER_VERSION),
-            "model": self.model,
-            "context": str(self.context),
-            "sampling": digest(self.config.sampling.canonical),
-        }
+    def verdict(self, answer: Generation | None) -> tuple[Mapping[str, Any], str | None]:
+        relevant = contract.parse(answer.text) if answer else None
+        return {"relevant": relevant}, {True: None, False: "not_relevant", None: "unparsable"}[relevant]
 
-    def build(self, shard: str, inputs: Mapping[str, pl.DataFrame]) -> Build:
-        wording = self.prompt
-        texts = dict(inputs["ugc"].filter(pl.col("keep")).select("ugc_id", "text").iter_rows())
-        kept = inputs["instructions"].filter(pl.col("keep"))
-        asked = []
-        for instruction_id, ugc_id, instruction in kept.select("instruction_id", "ugc_id", "instruction").iter_rows():
-            messages = wording.render({"ugc": texts[ugc_id], "instruction": instruction})
-            asked.append((instruction_id, Request(self.model, messages, self.config.sampling)))
-        answers = yield [request for _, request in asked]
-        rows = []
-        for instruction_id, request in asked:
-            answer = next((g.text for g in answers.of(request)), None)
-            relevant = contract.parse(answer) if answer is not None else None
-            if answer is None:
-                reason = answers.refused(request)
-            else:
-                reason = {True: None, False: "not_relevant", None: "unparsable"}[relevant]
-            rows.append(
-                {
-                    "instruction_id": instruction_id,
-                    "relevant": relevant,
-                    "keep": reason is None,
-                    "drop_reason": reason,
-                }
-            )
-        return self.table.frame(rows)
+    @staticmethod
+    def measure(frame: pl.DataFrame) -> Measures:
+        parsed = frame["relevant"].drop_nulls()
+        unparsable = frame.filter(pl.col("drop_reason") == "unparsable").height
+        return {"answers": parsed.len() + unparsable, "parsed": parsed.len(), "relevant": int(parsed.sum())}

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from types import ModuleType
+from typing import Any, ClassVar, Literal
 
 import polars as pl
 from pydantic import Field, model_validator
 
-from pugc_core import records
 from pugc_core.config import Config, digest
-from pugc_core.engines.base import Request, Sampling, was_cut_off
-from pugc_core.prompts import base as prompts
+from pugc_core.engines.base import CUT_OFF, Sampling, was_cut_off
+from pugc_core.measures import Measures, sums
 from pugc_core.prompts import responses as contract
-from pugc_core.records import Table, make_id
-from pugc_core.stages.base import Build
+from pugc_core.records import define, make_id
+from pugc_core.stages.base import Asking, Build, Dropped, Inputs, Sources
 
 
 class ResponsesConfig(Config):
@@ -39,49 +38,53 @@ class ResponsesConfig(Config):
 
 
 @dataclass(frozen=True)
-class Responses:
+class Responses(Asking):
     config: ResponsesConfig
-    model: str
-    context: int | None = None
-    """The recipe's limit to the model's context; with another, other prompts are too long."""
+    gates: tuple[str, ...] = ("relevance",)
 
     name = "responses"
     role = "policy"
-    table: Table = records.RESPONSES
-    inputs = ("instructions", "relevance")
-
-    @functools.cached_property
-    def prompt(self) -> prompts.Prompt:
-        return prompts.load(self.config.prompt, contract.WORDINGS, slots=contract.SLOTS)
+    contract: ClassVar[ModuleType] = contract
+    after = "instructions"
+    unit = "answers"
+    sentence = "K answers to every instruction, sampled from the policy that is to be trained."
+    table = define(
+        "responses",
+        "response_id",
+        [
+            ("response_id", pl.String(), "hash of instruction, draw and text"),
+            ("instruction_id", pl.String(), "the instruction it answers"),
+            ("draw", pl.Int32(), "which of the K draws"),
+            ("text", pl.String(), "the policy's answer"),
+            ("n_tokens", pl.Int32(), "tokens of the answer, as the policy counts"),
+            ("finish_reason", pl.String(), "stop, length (cut off), or the engine's word for a refusal"),
+        ],
+    )
+    quantity = "tokens"
+    sample = ("instruction_id", "text", "n_tokens")
+    sources: ClassVar[Sources] = {
+        "response_id": [("instructions", "instruction_id")],
+        "instruction_id": [("relevance", "instruction_id")],
+        "text": [("instructions", "instruction")],
+    }
+    dropped = Dropped("text")
 
     @property
-    def fingerprint(self) -> Mapping[str, str]:
-        return {
-            "version": "2",
-            "prompt": self.prompt.fingerprint,
-            "parser": str(contract.PARSER_VERSION),
-            "model": self.model,
-            "context": str(self.context),
-            "sampling": digest(self.config.sampling.canonical),
-            "limits": digest([self.config.k, self.config.cut_off]),
-        }
+    def knobs(self) -> Mapping[str, str]:
+        return {"limits": digest([self.config.k, self.config.cut_off])}
 
-    def build(self, shard: str, inputs: Mapping[str, pl.DataFrame]) -> Build:
-        wording = self.prompt
-        relevant = inputs["relevance"].filter(pl.col("keep")).select("instruction_id")
-        kept = inputs["instructions"].filter(pl.col("keep"))
-        kept = kept.join(relevant, on="instruction_id", maintain_order="left")
-        draws = tuple(range(self.config.k))
-        asked = [
-            (
-                instruction_id,
-                Request(self.model, wording.render({"instruction": text}), self.config.sampling, draws),
-            )
-            for instruction_id, text in kept.select("instruction_id", "instruction").iter_rows()
-        ]
+    @property
+    def draws(self) -> tuple[int, ...]:
+        return tuple(range(self.config.k))
+
+    def rows(self, inputs: Inputs) -> pl.DataFrame:
+        return self.rows_in(inputs).select("instruction_id", "instruction")
+
+    def build(self, shard: str, inputs: Inputs) -> Build:
+        asked = list(self.requests(inputs))
         answers = yield [request for _, request in asked]
         rows = []
-        for instruction_id, request in asked:
+        for row, request in asked:
             for draw, generation, refused in answers.by_draw(request):
                 text = contract.parse(generation.text) if generation else None
                 finish = generation.finish_reason if generation else refused
@@ -93,8 +96,8 @@ class Responses:
                     reason = "cut_off" if self.config.cut_off == "drop" and was_cut_off(finish) else None
                 rows.append(
                     {
-                        "response_id": make_id("response", instruction_id, draw, text),
-                        "instruction_id": instruction_id,
+                        "response_id": make_id("response", row["instruction_id"], draw, text),
+                        "instruction_id": row["instruction_id"],
                         "draw": draw,
                         "text": text,
                         "n_tokens": generation.completion_tokens if generation else None,
@@ -104,3 +107,13 @@ class Responses:
                     }
                 )
         return self.table.frame(rows)
+
+    @staticmethod
+    def measure(frame: pl.DataFrame) -> Measures:
+        return {
+            **sums("tokens", frame.filter("keep")["n_tokens"]),
+            "answered": frame["text"].count(),
+            "cut_off": frame.filter(
+                pl.col("text").is_not_null(), pl.col("finish_reason").str.to_lowercase().is_in(CUT_OFF)
+            ).height,
+        }

@@ -6,23 +6,25 @@ A vote that does not parse is missing, never a number. For each missing one a fu
 
 from __future__ import annotations
 
-import functools
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any, ClassVar, Literal
 
 import polars as pl
 from pydantic import Field, model_validator
 
-from pugc_core import records
 from pugc_core.config import Config, digest
 from pugc_core.engines.base import Generation, Request, Sampling
-from pugc_core.prompts import base as prompts
+from pugc_core.measures import BANDS, Measures, sums
 from pugc_core.prompts import rewards as contract
-from pugc_core.records import Table
-from pugc_core.stages.base import Build
+from pugc_core.records import define
+from pugc_core.stages.base import Asking, Build, Dropped, Inputs, Sources
 
+VOTE = pl.Struct({"draw": pl.Int32(), "score": pl.Int8(), "feedback": pl.String()})
+REFERENCE = "reference"
+"""The input that holds other posts, where the judge is shown those, and the part of a fingerprint that says so."""
 PATIENCE = 8
 """Draws without a single valid vote, or N where that is more, after which a response is not asked about further."""
 
@@ -81,8 +83,7 @@ class _Ballot:
     """The draws made for one response so far."""
 
     row: Mapping[str, Any]
-    messages: tuple[prompts.Message, ...]
-    votes: list[dict[str, Any]]
+    votes: list[dict[str, Any]] = field(default_factory=list)
     refused: str | None = None
 
     @property
@@ -98,42 +99,79 @@ def _vote(draw: int, answer: Generation | None) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Rewards:
+class Rewards(Asking):
     config: RewardsConfig
-    model: str
-    context: int | None = None
-    """The recipe's limit to the model's context; with another, other prompts are too long."""
 
     name = "rewards"
     role = "reward_judge"
-    table: Table = records.REWARDS
-    inputs = ("ugc", "instructions", "responses")
-
-    @functools.cached_property
-    def prompt(self) -> prompts.Prompt:
-        return prompts.load(self.config.prompt, contract.WORDINGS, slots=contract.SLOTS, markers=contract.MARKERS)
+    contract: ClassVar[ModuleType] = contract
+    after = "responses"
+    reads = ("ugc", "instructions")
+    unit = "votes"
+    sentence = (
+        "N votes of the reward judge on every response, with the post as reference; the unparsable are drawn again."
+    )
+    table = define(
+        "rewards",
+        "response_id",
+        [
+            ("response_id", pl.String(), "the judged response"),
+            ("instruction_id", pl.String(), "its instruction"),
+            (
+                "votes",
+                pl.List(VOTE),
+                "every draw of the judge: score (null = did not parse, or never came) and the whole feedback",
+            ),
+            ("n_valid", pl.Int32(), "votes that parsed"),
+            ("reward", pl.Float64(), "the valid votes aggregated; null when too few"),
+            ("spread", pl.Float64(), "standard deviation of the valid votes (population)"),
+        ],
+    )
+    row_for_row = True
+    checks = ("parse_rate", "votes_complete")
+    quantity = "reward"
+    sample = ("response_id", "reward", "n_valid", "spread")
+    sources: ClassVar[Sources] = {
+        "response_id": [("responses", "response_id")],
+        "instruction_id": [("responses", "instruction_id")],
+        "votes": [("ugc", "text"), ("instructions", "instruction"), ("responses", "text")],
+        "reward": [("ugc", "text"), ("instructions", "instruction"), ("responses", "text")],
+    }
+    dropped = Dropped("text", "responses", "response_id")
 
     @property
-    def fingerprint(self) -> Mapping[str, str]:
-        # Named only where it is not the post itself, so that tables from before there was a choice stay current.
-        reference = {} if self.config.reference == "own" else {"reference": self.config.reference}
+    def knobs(self) -> Mapping[str, str]:
+        config = self.config
         return {
-            **reference,
-            "version": "2",
-            "prompt": self.prompt.fingerprint,
-            "parser": str(contract.PARSER_VERSION),
-            "model": self.model,
-            "context": str(self.context),
-            "sampling": digest(self.config.sampling.canonical),
-            "votes": digest([self.config.n, self.config.max_draws, self.config.least_votes]),
-            "aggregate": self.config.aggregate,
+            "votes": digest([config.n, config.max_draws, config.least_votes]),
+            "aggregate": config.aggregate,
+            # Named only where it is not the post itself, so that tables from before there was a choice stay current.
+            **({} if config.reference == "own" else {REFERENCE: config.reference}),
         }
 
-    def build(self, shard: str, inputs: Mapping[str, pl.DataFrame]) -> Build:
-        ballots = self._ballots(inputs)
+    @property
+    def draws(self) -> tuple[int, ...]:
+        return tuple(range(self.config.n))
+
+    def rows(self, inputs: Inputs) -> pl.DataFrame:
+        """With null in column `ugc` where there is no other post to show."""
+        own = inputs["ugc"].filter("keep").select("ugc_id", ugc="text")
+        posts = own if self.config.reference == "own" else inputs[REFERENCE]
+        instructions = inputs["instructions"].filter("keep").select("instruction_id", "ugc_id", "instruction")
+        return (
+            self.rows_in(inputs)
+            .select("response_id", "instruction_id", response="text")
+            .join(instructions, on="instruction_id", maintain_order="left")
+            .join(posts, on="ugc_id", maintain_order="left")
+        )
+
+    def build(self, shard: str, inputs: Inputs) -> Build:
+        ballots = [_Ballot(row) for row in self.rows(inputs).iter_rows(named=True)]
+        for ballot in ballots:
+            ballot.refused = "no_other_post" if ballot.row["ugc"] is None else None
         open_ballots = [b for b in ballots if self._missing(b)]
         while open_ballots:
-            asked = [(b, self._request(b, len(b.votes), self._missing(b))) for b in open_ballots]
+            asked = [(b, self._next(b)) for b in open_ballots]
             answers = yield [request for _, request in asked]
             for ballot, request in asked:
                 refused = answers.refused(request)
@@ -144,31 +182,15 @@ class Rewards:
             open_ballots = [b for b in open_ballots if self._missing(b)]
         return self.table.frame(self._count(ballot) for ballot in ballots)
 
-    def _ballots(self, inputs: Mapping[str, pl.DataFrame]) -> list[_Ballot]:
-        wording = self.prompt
-        own = inputs["ugc"].filter(pl.col("keep")).select("ugc_id", ugc="text")
-        posts = own if self.config.reference == "own" else inputs["reference"]
-        instructions = inputs["instructions"].filter(pl.col("keep")).select("instruction_id", "ugc_id", "instruction")
-        judged = (
-            inputs["responses"]
-            .filter(pl.col("keep"))
-            .select("response_id", "instruction_id", response="text")
-            .join(instructions, on="instruction_id", maintain_order="left")
-            .join(posts, on="ugc_id", maintain_order="left")
-        )
-        return [
-            _Ballot(row, wording.render(row), []) if row["ugc"] is not None else _Ballot(row, (), [], "no_other_post")
-            for row in judged.iter_rows(named=True)
-        ]
-
     def _missing(self, ballot: _Ballot) -> int:
         """Draws to make next."""
         valid = len(ballot.valid)
         wanted = min(self.config.n - valid, self.config.draws_allowed(valid) - len(ballot.votes))
         return 0 if ballot.refused else max(0, wanted)
 
-    def _request(self, ballot: _Ballot, first: int, count: int) -> Request:
-        return Request(self.model, ballot.messages, self.config.sampling, tuple(range(first, first + count)))
+    def _next(self, ballot: _Ballot) -> Request:
+        first = len(ballot.votes)
+        return self.request(ballot.row, range(first, first + self._missing(ballot)))
 
     def _count(self, ballot: _Ballot) -> dict[str, Any]:
         votes = ballot.valid[: self.config.n]
@@ -184,3 +206,31 @@ class Rewards:
             "keep": enough,
             "drop_reason": reason,
         }
+
+    @staticmethod
+    def unread() -> pl.Expr:
+        return pl.col("votes").list.eval(pl.element().struct.field("score").is_null()).list.any()
+
+    @staticmethod
+    def measure(frame: pl.DataFrame) -> Measures:
+        votes = pl.col("votes").explode().struct
+        scores = frame.select(votes.field("score"), votes.field("draw"))
+        judged = frame.filter("keep")
+        ties = judged.group_by("instruction_id").agg(tied=pl.col("reward").n_unique() == 1)
+        banded = judged.join(ties, on="instruction_id").with_columns(
+            band=((pl.col("reward") * 2).floor() / 2).clip(BANDS[0], BANDS[-1])
+        )
+        measures: dict[str, float] = {
+            "answers": scores["draw"].count(),
+            "parsed": scores["score"].count(),
+            "voteless": frame.filter(pl.col("n_valid") == 0, pl.col("votes").list.len() > 0).height,
+            "instructions": ties.height,
+            "tied": int(ties["tied"].sum()),
+            **sums("reward", judged["reward"]),
+            **sums("spread", judged["spread"]),
+        }
+        for n_valid, n in frame["n_valid"].value_counts().sort("n_valid").iter_rows():
+            measures[f"votes_{n_valid}"] = n
+        for tied, band, n in banded.group_by("tied", "band").len().sort("tied", "band").iter_rows():
+            measures[f"{'tied' if tied else 'untied'}_{band:.1f}"] = n
+        return measures

@@ -13,9 +13,9 @@ from pydantic import Field, model_validator
 
 from pugc_core.config import Config, digest
 from pugc_core.errors import SourceError
-from pugc_core.records import UGC, make_id
+from pugc_core.records import define, make_id
 from pugc_core.stages import near, sources
-from pugc_core.stages.base import Build
+from pugc_core.stages.base import Build, Dropped, Inputs, Stage
 from pugc_core.stages.fields import Fields, decoded
 from pugc_core.stages.normalise import normalise
 from pugc_core.stages.sources import Raw
@@ -63,13 +63,40 @@ class _Verdict(NamedTuple):
     detail: str | None = None
 
 
-class Ugc:
+class Ugc(Stage):
     """The first stage: a file of posts becomes a table with one row for every row of the file."""
 
     name = "ugc"
-    table = UGC
-    inputs: tuple[str, ...] = ()
-    role: str | None = None
+    sentence = (
+        "Posts as people wrote them: read from the shard's file, normalised, exact duplicates and unusable rows set "
+        "aside."
+    )
+    table = define(
+        "ugc",
+        "ugc_id",
+        [
+            ("ugc_id", pl.String(), "content hash of the normalised text"),
+            ("shard", pl.String(), "partition the row came with"),
+            ("line", pl.Int64(), "line or row number in the source file, from 1"),
+            ("text", pl.String(), "normalised text; of a broken row, what could be read of it"),
+            ("title", pl.String(), "title, where the source has one"),
+            ("source", pl.String(), "where it was published"),
+            ("author", pl.String(), "who wrote it"),
+            ("url", pl.String(), "where it can be read"),
+            ("license", pl.String(), "under which licence"),
+            ("created_at", pl.String(), "when it was written, as the source says"),
+            ("lang", pl.String(), "language code, as the source says"),
+            ("thread", pl.String(), "conversation it belongs to, as the source names it; null where it has none"),
+            ("kind", pl.String(), "what it is, as the source says: question, answer, review ..."),
+            ("tags", pl.List(pl.String()), "its tags; of an answer, its question's"),
+            ("score", pl.Float64(), "votes or rating, as the source says"),
+            ("accepted", pl.Boolean(), "whether the question's author accepted the answer; null where nobody says"),
+            ("n_chars", pl.Int64(), "characters of the normalised text; of one that was cut before, of what was left"),
+            ("detail", pl.String(), "for a dropped row: what is wrong with it"),
+        ],
+    )
+    sample = ("title", "text")
+    dropped = Dropped("text", note="detail")
 
     def __init__(self, config: UgcConfig, path_of: Callable[[str], str]) -> None:
         self.config = config
@@ -87,7 +114,7 @@ class Ugc:
             "near": digest([self.config.near_duplicates, self.config.similarity]),
         }
 
-    def build(self, shard: str, inputs: Mapping[str, pl.DataFrame]) -> Build:
+    def build(self, shard: str, inputs: Inputs) -> Build:
         """The shard's table; nothing is asked of any model. Raises SourceError when the file cannot be used at all."""
         yield from ()
         path = self._path_of(shard)
@@ -102,11 +129,11 @@ class Ugc:
             seen.take(raw, self.config.fields.text)
             rows.append(row)
             if len(rows) == _ROWS_AT_ONCE:
-                frames.append(UGC.frame(rows))
+                frames.append(Ugc.table.frame(rows))
                 rows = []
         if not seen.mapped:
             raise self._unusable(path, seen)
-        frame = pl.concat([*frames, UGC.frame(rows)])
+        frame = pl.concat([*frames, Ugc.table.frame(rows)])
         return near.dropped(frame, self.config.similarity) if self.config.near_duplicates == "drop" else frame
 
     def _unusable(self, path: str, seen: _Seen) -> SourceError:
@@ -130,7 +157,7 @@ class Ugc:
             return self._row(shard, broken)
 
     def _row(self, shard: str, raw: Raw) -> dict[str, Any]:
-        row: dict[str, Any] = dict.fromkeys(UGC.columns) | {"shard": shard, "line": raw.line}
+        row: dict[str, Any] = dict.fromkeys(Ugc.table.columns) | {"shard": shard, "line": raw.line}
         if raw.fields is None:
             row |= {"ugc_id": make_id("broken", shard, raw.line, raw.raw)}
             return row | _outcome(raw.raw, _Verdict("broken_row", raw.problem))

@@ -22,10 +22,10 @@ from pugc_core.models import Price
 from pugc_core.pipeline import Inputs, Made, Pass
 from pugc_core.progress import Reporter
 from pugc_core.recipe import Recipe
-from pugc_core.records import TABLES
+from pugc_core.records import ALL
 from pugc_core.references import References
+from pugc_core.stages import STAGES
 from pugc_core.stages.base import Stage
-from pugc_core.stages.dataset import ALL
 from pugc_core.staleness import survey
 from pugc_core.tables import Footer, Loaded
 from pugc_core.workspace import Workspace
@@ -61,13 +61,13 @@ def _quietly() -> Iterator[None]:
 
 
 @_quietly()
-def stage_asset(recipe: Recipe, stage: Stage, sentence: str, *, kinds: Sequence[str] = ()) -> dg.AssetsDefinition:
-    """The asset of a partitioned stage. `sentence` says in the users' words what it is; the web UI shows it."""
+def stage_asset(recipe: Recipe, stage: Stage) -> dg.AssetsDefinition:
+    """The asset of a partitioned stage."""
 
     @dg.asset(
         key=key(recipe, stage.name),
         ins={name: dg.AssetIn(key=key(recipe, name)) for name in stage.inputs},
-        description=sentence,
+        description=stage.about,
         group_name=recipe.group,
         partitions_def=shards,
         backfill_policy=EVERY_SHARDS_RUN,
@@ -76,7 +76,7 @@ def stage_asset(recipe: Recipe, stage: Stage, sentence: str, *, kinds: Sequence[
         required_resource_keys={"workspace", "ledger", "engines"},
         # One engine stage at a time per GPU; light stages need not wait.
         pool="gpu" if stage.role else None,
-        kinds={"parquet", *kinds},
+        kinds={"parquet"},
         metadata={
             "pugc/recipe": recipe.name,
             "dagster/column_schema": column_schema(stage.name),
@@ -237,7 +237,7 @@ def _partition(shard: str) -> str | None:
 
 def column_schema(stage: str) -> dg.TableSchema:
     """The table's columns with their meaning, as the web UI shows them."""
-    table = TABLES[stage]
+    table = STAGES[stage].table
     return dg.TableSchema(
         columns=[
             dg.TableColumn(

@@ -10,8 +10,8 @@ from pugc_core import exports, licences, plots, summary
 from pugc_core.config import digest
 from pugc_core.pipeline import Inputs, Made
 from pugc_core.recipe import Recipe
+from pugc_core.records import ALL
 from pugc_core.stages.base import Stage
-from pugc_core.stages.dataset import ALL
 from pugc_core.states import states
 from pugc_core.summary import funnel
 from pugc_core.tables import Loaded
@@ -20,18 +20,12 @@ from pugc_dagster import checks
 from pugc_dagster.io import ShardStream
 from pugc_dagster.stages.base import Seen, column_schema, key, stream
 
-SENTENCE = (
-    "The pairs of all shards as TRL reads them, split into train and test by groups of posts, with a dataset card."
-)
 
-
-def assets(recipe: Recipe, stages: Mapping[str, Stage]) -> list[dg.AssetsDefinition]:
-    stage = stages["dataset"]
-
+def asset(recipe: Recipe, stage: Stage) -> dg.AssetsDefinition:
     @dg.asset(
         key=key(recipe, "dataset"),
         ins={"pairs": dg.AssetIn(key=key(recipe, "pairs"))},
-        description=SENTENCE,
+        description=stage.about,
         group_name=recipe.group,
         code_version=digest(dict(stage.fingerprint)),
         io_manager_key="tables",
@@ -51,7 +45,7 @@ def assets(recipe: Recipe, stages: Mapping[str, Stage]) -> list[dg.AssetsDefinit
         yield dg.Output(ShardStream(_write_files(context, seen, inputs)))
         yield from seen.check_results()
 
-    return [dataset]
+    return dataset
 
 
 def _write_files(context: dg.AssetExecutionContext, seen: Seen, inputs: Inputs) -> Generator[Made]:

@@ -19,8 +19,8 @@ from pugc_core.licences import licences
 from pugc_core.models import ModelSpec
 from pugc_core.progress import Reporter
 from pugc_core.recipe import Recipe
+from pugc_core.records import ALL
 from pugc_core.stages.base import Stage
-from pugc_core.stages.dataset import ALL
 from pugc_core.staleness import survey
 from pugc_core.training import card, lineage
 from pugc_core.training.config import VERSION

@@ -1,12 +1,9 @@
 """Asset `report`: what came of it all, in one HTML file."""
 
-from collections.abc import Mapping
-
 import dagster as dg
 
 from pugc_core import progress, storage
 from pugc_core.recipe import Recipe
-from pugc_core.stages.base import Stage
 from pugc_core.workspace import Workspace
 from pugc_dagster import reports
 from pugc_dagster.stages.base import key
@@ -14,7 +11,7 @@ from pugc_dagster.stages.base import key
 SENTENCE = "One HTML file, readable offline: rows kept and dropped, calls, rewards, example pairs, trainings."
 
 
-def assets(recipe: Recipe, stages: Mapping[str, Stage]) -> list[dg.AssetsDefinition]:
+def asset(recipe: Recipe) -> dg.AssetsDefinition:
     policies = [key(recipe, "policy", objective) for objective in recipe.training.objectives]
 
     @dg.asset(
@@ -46,4 +43,4 @@ def assets(recipe: Recipe, stages: Mapping[str, Stage]) -> list[dg.AssetsDefinit
             ],
         )
 
-    return [report]
+    return report

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pugc_core import records, summary
-from pugc_core.stages.dataset import ALL
+from pugc_core import summary
+from pugc_core.records import ALL
+from pugc_core.stages import STAGES
 from pugc_core.tables import Store, make_footer
 
 
@@ -25,8 +26,8 @@ def test_the_best_pairs_are_of_different_posts(tmp_path: Path) -> None:
     ]
     store = Store(str(tmp_path))
     assert summary.best(store, "mine", 3) == ([], 0)
-    blank = dict.fromkeys(records.DATASET.schema)
-    frame = records.DATASET.frame(
+    blank = dict.fromkeys(STAGES["dataset"].table.schema)
+    frame = STAGES["dataset"].table.frame(
         {
             **blank,
             **{"pair_id": pair, "ugc_id": post, "shard": "s", "split": "train", "keep": kept},

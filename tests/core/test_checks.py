@@ -13,6 +13,7 @@ from pugc_core.changes import Change, compare
 from pugc_core.checks import ChecksConfig, Tables
 from pugc_core.engines.base import Request
 from pugc_core.engines.scripted import ScriptedEngine, plausible
+from pugc_core.stages import SHARDED
 from pugc_core.tables import Footer, make_footer
 
 
@@ -40,7 +41,7 @@ def rewrite(chain: Chain, stage: str, shard: str, frame: pl.DataFrame) -> Footer
 
 def test_a_sound_chain_passes_everything(chain: Chain) -> None:
     chain.run()
-    for stage in summary.SHARDED:
+    for stage in SHARDED:
         for name in checks.of(stage):
             found = checks.CHECKS[name](tables(chain, stage))
             assert found.passed, (stage, found)

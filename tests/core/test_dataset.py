@@ -12,7 +12,9 @@ from pugc_core import exports, records
 from pugc_core.errors import StorageError
 from pugc_core.prompts import responses
 from pugc_core.prompts.base import Prompt
-from pugc_core.stages.dataset import ALL, Dataset, DatasetConfig
+from pugc_core.records import ALL
+from pugc_core.stages import STAGES
+from pugc_core.stages.dataset import Dataset, DatasetConfig
 from pugc_core.stages.groups import grouped, point
 
 PROMPT = responses.WORDINGS["default"]
@@ -40,7 +42,7 @@ def pairs(*names: str, shard: str = "a", **columns: Any) -> pl.DataFrame:
         }
         for line, name in enumerate(names, 1)
     ]
-    return table(records.PAIRS, rows).with_columns(shard=pl.lit(shard))
+    return table(STAGES["pairs"].table, rows).with_columns(shard=pl.lit(shard))
 
 
 def build(frames: Sequence[pl.DataFrame], stage: Dataset = STAGE) -> Run:

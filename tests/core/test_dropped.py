@@ -5,12 +5,12 @@ from pathlib import Path
 from helpers.stages import DEFAULTS
 
 from pugc_core import dropped
-from pugc_core.records import TABLES
+from pugc_core.stages import STAGES
 from pugc_core.tables import Footer, Store
 
 
 def write(store: Store, stage: str, shard: str, *rows: dict) -> None:
-    table = TABLES[stage]
+    table = STAGES[stage].table
     frame = table.frame([{**dict.fromkeys(table.columns), **DEFAULTS, **row} for row in rows])
     counts = table.count(frame)
     store.write("r", frame, Footer(stage, shard, {}, {}, "x", *counts))

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from helpers.stages import ident, table
 
-from pugc_core import records
+from pugc_core.stages import STAGES
 from pugc_core.stages.groups import Grouped, grouped, point
 from pugc_core.stages.ugc import Fields, Ugc, UgcConfig
 
@@ -33,7 +33,7 @@ def pairs(*posts: dict[str, Any]) -> pl.DataFrame:
         row |= {k: v for k, v in post.items() if k not in ("id", "shard")}
         rows.append({**row, "pair_id": ident(f"{name} {line}")})
     shards = pl.Series("shard", [p.get("shard", "a") for p in posts])
-    return table(records.PAIRS, rows).with_columns(shards)
+    return table(STAGES["pairs"].table, rows).with_columns(shards)
 
 
 def together(found: Grouped, *names: str) -> bool:

@@ -7,8 +7,8 @@ import pytest
 from helpers.stages import changed, drive, ident, posts, refuse, table
 from pydantic import ValidationError
 
-from pugc_core import records
 from pugc_core.engines.base import Sampling
+from pugc_core.stages import STAGES
 from pugc_core.stages.instructions import Instructions, InstructionsConfig
 
 STAGE = Instructions(InstructionsConfig(), "policy@1")
@@ -17,7 +17,7 @@ STAGE = Instructions(InstructionsConfig(), "policy@1")
 def quality(*good: str, bad: tuple[str, ...] = ()) -> pl.DataFrame:
     rows = [{"ugc_id": ident(t), "score": 5} for t in good]
     return table(
-        records.QUALITY, [*rows, *({"ugc_id": ident(t), "score": 1, "drop_reason": "low_quality"} for t in bad)]
+        STAGES["quality"].table, [*rows, *({"ugc_id": ident(t), "score": 1, "drop_reason": "low_quality"} for t in bad)]
     )
 
 

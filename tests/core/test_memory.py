@@ -18,8 +18,8 @@ from pugc_core import memory, storage
 from pugc_core.dispatch import Calls
 from pugc_core.errors import StorageError
 from pugc_core.memory import remembered
-from pugc_core.records import QUALITY
 from pugc_core.runs import earlier, last, record
+from pugc_core.stages.quality import Quality
 from pugc_core.tables import Footer, Store, failed_footer, make_footer
 
 
@@ -45,7 +45,7 @@ def damages(whole: bytes, count: int, seed: int = 5) -> list[bytes]:
 
 def rows(n: int) -> pl.DataFrame:
     row = {"score": 5, "reasoning": "fine", "keep": True, "drop_reason": None}
-    return QUALITY.frame({"ugc_id": f"p{i}", **row} for i in range(n))
+    return Quality.table.frame({"ugc_id": f"p{i}", **row} for i in range(n))
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def test_a_damaged_page_of_calls_is_no_page(tmp_path: Path) -> None:
 def test_failed_shards_are_remembered_with_their_reason(store: Store) -> None:
     why = "bad.jsonl is empty; fix: put something in"
     footer = failed_footer("quality", "d", {"version": "1"}, {"ugc": "0"}, why)
-    store.write("r", QUALITY.frame([]), footer)
+    store.write("r", Quality.table.frame([]), footer)
     assert store.footer("r", "quality", "d") == store.footers("r", "quality")["d"] == footer
     assert footer.failed == why
     assert not footer.made_from({"version": "1"}, {"ugc": "0"})  # it is tried again

@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pugc_core import records
-from pugc_core.measures import measure
+from pugc_core.stages import STAGES
 from pugc_core.stages.pairs import Pairs, PairsConfig, choose
 
 STAGE = Pairs(PairsConfig())
@@ -93,11 +92,16 @@ def build(
             rewards.append({**ids, "votes": [], "n_valid": 1, "reward": reward, "drop_reason": reason})
     kept = instructions(dict.fromkeys(of, "post"), dropped={"dropped": "post"})
     post = {**ORIGIN, "ugc_id": ident("post"), "text": "the post"}
-    posts = table(records.UGC, [post, {**post, "ugc_id": ident("other"), "text": "other"}])
-    tables: list[pl.DataFrame] = [posts, kept, table(records.RESPONSES, texts), table(records.REWARDS, rewards)]
+    posts = table(STAGES["ugc"].table, [post, {**post, "ugc_id": ident("other"), "text": "other"}])
+    tables: list[pl.DataFrame] = [
+        posts,
+        kept,
+        table(STAGES["responses"].table, texts),
+        table(STAGES["rewards"].table, rewards),
+    ]
     if reverse:
         tables = [t.reverse() for t in tables]
-    return drive(stage, {}, **dict(zip(stage.inputs, tables, strict=True)))
+    return drive(stage, {}, **dict(zip(("ugc", "instructions", "responses", "rewards"), tables, strict=True)))
 
 
 def test_a_pair() -> None:
@@ -159,7 +163,7 @@ def test_pairs_say_which_side_was_cut_off() -> None:
         ("none", False, False),
         ("lone", None, None),
     ]
-    assert measure("pairs", run.table)["cut_off"] == 2
+    assert Pairs.measure(run.table)["cut_off"] == 2
 
 
 def test_an_instruction_that_was_never_answered_is_no_row() -> None:

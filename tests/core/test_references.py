@@ -12,8 +12,10 @@ import polars as pl
 from helpers.chain import Chain, no_engine, posts, scripted_recipe
 from helpers.stages import ident, table
 
-from pugc_core import provenance, records, storage, summary
-from pugc_core.references import NAME, References
+from pugc_core import provenance, storage, summary
+from pugc_core.references import References
+from pugc_core.stages import STAGES
+from pugc_core.stages.rewards import REFERENCE
 from pugc_core.staleness import survey
 from pugc_core.tables import Store, make_footer
 
@@ -29,7 +31,7 @@ def stored(root: Path, shards: Mapping[str, Sequence[Post]]) -> References:
             {"ugc_id": ident(text), "shard": shard, "text": text, "thread": thread, "drop_reason": why}
             for text, thread, why in of
         ]
-        frame = table(records.UGC, rows)
+        frame = table(STAGES["ugc"].table, rows)
         store.write("r", frame, make_footer(frame, "ugc", shard, {}, {}))
     return References(store, "r")
 
@@ -148,10 +150,10 @@ def test_provenance_shows_the_prompts_that_were_sent(tmp_path: Path) -> None:
         behind = summary.lineage(made.workspace.store, "scripted", pair)
         asked = provenance.asked(RANDOM, stages, made.workspace, behind)["rewards"]
         assert asked["current"]
-        assert asked[NAME] != behind["post"]["ugc_id"]
+        assert asked[REFERENCE] != behind["post"]["ugc_id"]
         for response in asked["responses"].values():
             assert response["prompt"][-1]["content"] in sent
-            assert texts[asked[NAME]] in response["prompt"][-1]["content"]
+            assert texts[asked[REFERENCE]] in response["prompt"][-1]["content"]
 
 
 def test_provenance_says_when_another_post_would_be_shown_now(tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ import pytest
 from helpers.stages import changed, drive, ident, instructions, refuse, table
 from pydantic import ValidationError
 
-from pugc_core import records
 from pugc_core.engines.base import Sampling
-from pugc_core.measures import cut_off_share, measure
+from pugc_core.measures import cut_off_share
+from pugc_core.stages import STAGES
 from pugc_core.stages.responses import Responses, ResponsesConfig
 
 STAGE = Responses(ResponsesConfig(k=3), "policy@1")
@@ -19,7 +19,7 @@ OF = {"How-a?": "post-a", "How-b?": "post-b", "How-c?": "post-c"}
 def relevance(*yes: str, no: tuple[str, ...] = ()) -> pl.DataFrame:
     rows = [{"instruction_id": ident(i), "relevant": True} for i in yes]
     no_rows = [{"instruction_id": ident(i), "relevant": False, "drop_reason": "not_relevant"} for i in no]
-    return table(records.RELEVANCE, rows + no_rows)
+    return table(STAGES["relevance"].table, rows + no_rows)
 
 
 def test_all_k_draws_arrive_in_order() -> None:
@@ -85,7 +85,7 @@ def test_answers_that_were_cut_off() -> None:
         )
         assert run.rows("finish_reason") == list(said.values())
         assert run.rows("drop_reason") == [None, reason, reason, reason, "empty", None]
-        assert cut_off_share(measure("responses", run.table)) == 4 / 6
+        assert cut_off_share(Responses.measure(run.table)) == 4 / 6
     assert ResponsesConfig().cut_off == "drop"
     assert cut_off_share({}) is None
 

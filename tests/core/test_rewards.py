@@ -12,9 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pugc_core import records
 from pugc_core.engines.base import Refusal, Request, Sampling
-from pugc_core.measures import measure
+from pugc_core.stages import STAGES
 from pugc_core.stages.rewards import AGGREGATES, PATIENCE, Rewards, RewardsConfig, majority
 
 
@@ -34,7 +33,7 @@ def responses(*texts: str, dropped: Sequence[str] = ()) -> pl.DataFrame:
         }
         for draw, text in enumerate((*texts, *dropped))
     ]
-    return table(records.RESPONSES, rows)
+    return table(STAGES["responses"].table, rows)
 
 
 def judge(made: Rewards, votes: Mapping[str, Sequence[int | str] | None], dropped: Sequence[str] = ()) -> Run:
@@ -106,10 +105,10 @@ def test_a_judge_that_never_parses_is_not_asked_to_the_limit() -> None:
         run = judge(stage(n=n, max_draws=16), {"resp-a": ["no"] * 16})
         assert [len(v) for v in run.rows("votes")] == [made], n
         assert run.rows("n_valid", "drop_reason") == [(0, "too_few_votes")]
-        assert measure("rewards", run.table)["voteless"] == 1
+        assert Rewards.measure(run.table)["voteless"] == 1
     run = judge(stage(n=8, max_draws=16), {"resp-a": ["no"] * 7 + [4] + ["no"] * 8})
     assert [len(v) for v in run.rows("votes")] == [16]
-    assert "voteless" not in measure("rewards", run.table)
+    assert not Rewards.measure(run.table)["voteless"]
 
 
 def test_a_vote_that_was_cut_off_is_missing_unless_it_is_whole() -> None:
@@ -296,7 +295,7 @@ def test_a_random_reference_is_shown_in_place_of_the_post() -> None:
         lambda request, draw: "[RESULT] 3",
         ugc=posts(*asked.values()),
         instructions=instructions(asked),
-        responses=table(records.RESPONSES, answers),
+        responses=table(STAGES["responses"].table, answers),
         reference=reference,
     )
     (request,) = run.requests

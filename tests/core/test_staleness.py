@@ -9,7 +9,7 @@ import pytest
 from helpers.chain import STAGES, Chain, posts, scripted_recipe
 
 from pugc_core import memory, storage
-from pugc_core.stages.dataset import ALL
+from pugc_core.records import ALL
 from pugc_core.stages.quality import Quality
 from pugc_core.staleness import MISSING, Survey, survey, to_refresh
 

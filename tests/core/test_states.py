@@ -10,7 +10,7 @@ from helpers.chain import Chain, posts, scripted_recipe
 from pugc_core import checks, storage
 from pugc_core.checks import ChecksConfig, Tables
 from pugc_core.errors import CheckFailed
-from pugc_core.stages.dataset import ALL
+from pugc_core.records import ALL
 from pugc_core.states import states
 
 JUDGE = "Post: {ugc}\nQuestion: {instruction}\nAnswer: {response}\nFeedback, then [RESULT] 1 to 5."

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from pugc_core import storage
 from pugc_core.errors import StorageError
-from pugc_core.records import QUALITY, RESPONSES, REWARDS, TABLES, Counts
+from pugc_core.records import Counts
+from pugc_core.stages import STAGES
 from pugc_core.tables import Footer, Loaded, Store, content_hash, file_hash, make_footer
 
 FINGERPRINT = {"version": "1", "prompt": "abc", "model": "judge@1"}
@@ -29,7 +30,7 @@ INPUTS = {"ugc": "0123456789abcdef"}
 
 def quality(*rows: tuple[str, int | None, str | None]) -> pl.DataFrame:
     """Rows of (ugc_id, score, drop_reason)."""
-    return QUALITY.frame(
+    return STAGES["quality"].table.frame(
         {"ugc_id": i, "score": score, "reasoning": f"über {i} 漢", "keep": reason is None, "drop_reason": reason}
         for i, score, reason in rows
     )
@@ -67,9 +68,9 @@ def test_rows_and_footer_come_back_as_they_were(written: Store) -> None:
     assert loaded.frame().equals(ROWS)
 
 
-@pytest.mark.parametrize("stage", TABLES)
+@pytest.mark.parametrize("stage", STAGES)
 def test_every_stages_table_comes_back_empty_too(tmp_path: Path, stage: str) -> None:
-    store, frame = Store(str(tmp_path)), TABLES[stage].frame([])
+    store, frame = Store(str(tmp_path)), STAGES[stage].table.frame([])
     store.write("r", frame, footer_of(frame, stage=stage))
     assert store.read("r", stage, "a").schema == frame.schema
     footer = store.footer("r", stage, "a")
@@ -84,7 +85,7 @@ def test_nested_columns_come_back(tmp_path: Path) -> None:
         {**row, "votes": votes, "keep": True, "drop_reason": None},
         {**row, "votes": [], "reward": None, "keep": False, "drop_reason": "too_few_votes"},
     ]
-    frame, store = REWARDS.frame(rows), Store(str(tmp_path))
+    frame, store = STAGES["rewards"].table.frame(rows), Store(str(tmp_path))
     store.write("r", frame, footer_of(frame, stage="rewards"))
     assert store.read("r", "rewards", "a").equals(frame)
 
@@ -297,9 +298,9 @@ def row(**changes: Any) -> dict[str, Any]:
         (ROWS.drop("score"), "schema"),
         (ROWS.with_columns(extra=pl.lit(1)), "schema"),
         (ROWS.with_columns(pl.col("score").cast(pl.Int64)), "schema"),
-        (QUALITY.frame([row(keep=False)]), "without a reason"),
-        (QUALITY.frame([row(drop_reason="low_quality")]), "keeps rows that have a drop reason"),
-        (QUALITY.frame([row(), row(), row(ugc_id="q")]), "ugc_id twice: p$"),
+        (STAGES["quality"].table.frame([row(keep=False)]), "without a reason"),
+        (STAGES["quality"].table.frame([row(drop_reason="low_quality")]), "keeps rows that have a drop reason"),
+        (STAGES["quality"].table.frame([row(), row(), row(ugc_id="q")]), "ugc_id twice: p$"),
     ],
 )
 def test_a_frame_that_breaks_the_schema_gets_no_footer(frame: pl.DataFrame, words: str) -> None:
@@ -308,7 +309,7 @@ def test_a_frame_that_breaks_the_schema_gets_no_footer(frame: pl.DataFrame, word
 
 
 def test_dropped_rows_may_share_a_key() -> None:
-    twice = QUALITY.frame([row(), row(keep=False, drop_reason="x"), row(keep=False, drop_reason="x")])
+    twice = STAGES["quality"].table.frame([row(), row(keep=False, drop_reason="x"), row(keep=False, drop_reason="x")])
     assert footer_of(twice).counts == Counts(3, 1, {"x": 2})
 
 
@@ -322,20 +323,20 @@ def test_a_table_from_before_a_column_came_is_read_without_it(tmp_path: Path) ->
 
 def test_rows_with_missing_or_extra_columns_are_refused() -> None:
     with pytest.raises(StorageError, match="missing or extra columns: score"):
-        QUALITY.frame([{k: v for k, v in row().items() if k != "score"}])
+        STAGES["quality"].table.frame([{k: v for k, v in row().items() if k != "score"}])
     with pytest.raises(StorageError, match="missing or extra columns: mood"):
-        QUALITY.frame([row(mood="good")])
+        STAGES["quality"].table.frame([row(mood="good")])
 
 
 def test_rows_of_the_wrong_type_are_refused() -> None:
     for wrong in (row(score="five"), row(score=1000), row(keep="yes")):
         with pytest.raises((StorageError, TypeError, OverflowError, pl.exceptions.PolarsError)):
-            QUALITY.frame([wrong])
+            STAGES["quality"].table.frame([wrong])
 
 
 def test_a_footer_of_another_stage_does_not_fit(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="table responses has schema"):
-        make_footer(ROWS, RESPONSES.name, "a", FINGERPRINT, INPUTS)
+        make_footer(ROWS, STAGES["responses"].table.name, "a", FINGERPRINT, INPUTS)
 
 
 # --- whole or not at all

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pugc_core import progress, records
+from pugc_core import progress
 from pugc_core.engines import EngineHost
 from pugc_core.engines.base import Engine, Generation, Request
 from pugc_core.engines.scripted import ScriptedEngine
@@ -17,7 +17,8 @@ from pugc_core.ledger import Ledger
 from pugc_core.models import ModelSpec
 from pugc_core.prompts.base import Message
 from pugc_core.recipe import Recipe, load
-from pugc_core.stages.dataset import ALL
+from pugc_core.records import ALL
+from pugc_core.stages import STAGES
 from pugc_core.tables import make_footer
 from pugc_core.talk import SAMPLES, Side, Talk, held_out, samples, sides
 from pugc_core.training import lineage
@@ -68,11 +69,11 @@ def test_held_out_questions_are_answered_by_both_and_the_start_is_not_asked_twic
     recipe, workspace = make(tmp_path, '[models.tiny]\nengine = "scripted"\n')
     folder = train(recipe, workspace, "dpo")
     start = recipe.model("policy")
-    blank = dict.fromkeys(records.DATASET.schema)
+    blank = dict.fromkeys(STAGES["dataset"].table.schema)
     # (pair, group, split, kept): of two pairs of a group one is shown, of training pairs and dropped ones none.
     rows = [("a", "x", "test", True), ("b", "x", "test", True), ("c", "y", "train", True), ("d", "z", "test", True)]
     rows += [("e", "w", "test", False)]
-    frame = records.DATASET.frame(
+    frame = STAGES["dataset"].table.frame(
         {
             **blank,
             **{"pair_id": pair, "group": group, "split": split, "keep": keep},

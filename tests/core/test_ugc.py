@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from pugc_core.errors import SourceError
-from pugc_core.records import UGC, Counts, make_id
+from pugc_core.records import Counts, make_id
 from pugc_core.stages import ugc
 from pugc_core.stages.fields import LABEL_CHARS, Fields
 from pugc_core.stages.normalise import MARKS_END, normalise
@@ -31,7 +31,7 @@ def table(path: str, config: UgcConfig | None = None, shard: str = "bikes") -> p
         next(build)
     except StopIteration as stop:
         frame: pl.DataFrame = stop.value
-        UGC.check(frame)
+        Ugc.table.check(frame)
         return frame
     raise AssertionError("the stage asks no model")
 
@@ -108,7 +108,7 @@ def test_every_reason_and_no_row_vanishes() -> None:
         (12, "broken_row", "not UTF-8: byte 0xff at position 1"),
     ]
     assert frame["text"][1] == '{"text": "cut off'
-    counts = UGC.count(frame)
+    counts = Ugc.table.count(frame)
     assert counts.rows_in == counts.kept + sum(counts.dropped.values()) == 11
     assert counts == Counts(
         11,
@@ -447,6 +447,6 @@ def test_wrong_config(config: dict[str, Any]) -> None:
 
 @pytest.mark.skipif(not OPEN_POSTS.exists(), reason="the open posts are not beside this checkout")
 def test_real_posts() -> None:
-    counts = UGC.count(table(str(OPEN_POSTS), UgcConfig()))
+    counts = Ugc.table.count(table(str(OPEN_POSTS), UgcConfig()))
     assert counts.rows_in == counts.kept + sum(counts.dropped.values()) == 7762
     assert counts.dropped == {"question": 999, "near_duplicate": 5}

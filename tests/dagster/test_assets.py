@@ -14,8 +14,9 @@ import pytest
 from pugc_core import runs, storage
 from pugc_core.errors import StorageError, TrainingError
 from pugc_core.recipe import load
+from pugc_core.stages import SHARDED
 from pugc_core.stages.quality import Quality
-from pugc_core.summary import SHARDED, rows
+from pugc_core.summary import rows
 from pugc_core.tables import Store
 from pugc_core.workspace import Workspace
 from pugc_dagster import definitions, execute, history

@@ -14,6 +14,7 @@ import pytest
 from pugc_core import summary
 from pugc_core.errors import CheckFailed
 from pugc_core.recipe import Recipe, load
+from pugc_core.stages import STAGES
 from pugc_core.staleness import survey
 from pugc_core.workspace import Workspace
 from pugc_dagster import definitions, execute
@@ -154,13 +155,10 @@ def test_metadata_that_people_look_at(project: Path, posts: Callable[..., Path])
         assert shown("pairs")["three pairs"].count("chosen (") == 3
         assert "data:image/png;base64," in shown("dataset")["plots"]
         # Column lineage names columns that there are.
-        from pugc_core.columns import LINEAGE
-        from pugc_core.records import TABLES
-
-        for stage, columns in LINEAGE.items():
-            assert columns.keys() <= TABLES[stage].columns.keys()
-            for sources in columns.values():
-                assert all(column in TABLES[table].columns for table, column in sources)
+        for stage in STAGES.values():
+            assert stage.sources.keys() <= stage.table.columns.keys()
+            for sources in stage.sources.values():
+                assert all(column in STAGES[table].table.columns for table, column in sources)
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pugc_core.recipe import Recipe, load
-from pugc_core.stages.dataset import ALL
+from pugc_core.records import ALL
 from pugc_core.training import lineage
 from pugc_core.training.summary import Summary
 from pugc_core.workspace import Workspace

@@ -20,6 +20,7 @@ from typing import Any
 import orjson
 import polars as pl
 
+from pugc_core import stages as every
 from pugc_core import storage
 from pugc_core.dispatch import Calls
 from pugc_core.engines.base import Engine, Request
@@ -28,12 +29,11 @@ from pugc_core.errors import PugcError
 from pugc_core.ledger import Ledger
 from pugc_core.pipeline import Pass
 from pugc_core.recipe import Recipe
-from pugc_core.records import TABLES
-from pugc_core.stages.dataset import ALL
+from pugc_core.records import ALL
 from pugc_core.tables import Loaded
 from pugc_core.workspace import Workspace
 
-STAGES = tuple(TABLES)
+STAGES = tuple(every.STAGES)
 ASKING = ("quality", "instructions", "relevance", "responses", "rewards")
 """The stages that ask a model."""
 

@@ -11,6 +11,7 @@ from pugc_core import records
 from pugc_core.engines.base import Generation, Refusal, Request
 from pugc_core.prompts.base import neutralise
 from pugc_core.records import Counts, Table
+from pugc_core.stages import STAGES
 from pugc_core.stages.base import Answers, Stage
 
 Script = Callable[[Request, int], str | Refusal]
@@ -117,7 +118,7 @@ def posts(*texts: str, dropped: Iterable[str] = ()) -> pl.DataFrame:
     """A ugc table with these texts, and others that are dropped."""
     rows: list[dict[str, Any]] = [{"ugc_id": ident(t), "shard": "a", "text": t} for t in texts]
     rows += [{"ugc_id": ident(t), "shard": "a", "text": t, "drop_reason": "too_short"} for t in dropped]
-    return table(records.UGC, rows)
+    return table(STAGES["ugc"].table, rows)
 
 
 def instructions(of: Mapping[str, str], dropped: Mapping[str, str] | None = None) -> pl.DataFrame:
@@ -135,7 +136,7 @@ def instructions(of: Mapping[str, str], dropped: Mapping[str, str] | None = None
                 "drop_reason": "too_long",
             }
         )
-    return table(records.INSTRUCTIONS, rows)
+    return table(STAGES["instructions"].table, rows)
 
 
 def changed(before: Stage, after: Stage) -> set[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pugc_core import records
+from pugc_core.stages import STAGES
 from pugc_core.training.config import TrainingConfig
 from pugc_core.training.losses.base import Setup
 from pugc_core.training.summary import Summary
@@ -39,11 +39,11 @@ def pairs(n: int, *, answer: str = "Warm water, slowly.") -> list[dict[str, Any]
 
 
 def dataset(folder: Path, train: list[dict[str, Any]], test: list[dict[str, Any]] | None = None) -> str:
-    """The folder that the dataset stage's asset writes: both splits in the columns of records.DATASET."""
+    """The folder that the dataset stage's asset writes: both splits in the columns of STAGES["dataset"].table."""
     folder.mkdir(exist_ok=True)
     for split, rows in (("train", train), ("test", test or [])):
-        blank = dict.fromkeys(records.DATASET.schema)
-        frame = records.DATASET.frame(
+        blank = dict.fromkeys(STAGES["dataset"].table.schema)
+        frame = STAGES["dataset"].table.frame(
             [
                 {**blank, **row, "pair_id": f"{split}{i}", "split": split, "keep": True, "drop_reason": None}
                 for i, row in enumerate(rows)
