@@ -24,9 +24,9 @@ from pugc_core.tiny.phrases import WORTH
 from pugc_core.tiny.text import Salience
 
 WORDING = "post-first"
-TEXT, DECIDED, VERDICT, QUESTION = 1.0, 6.0, 10.0, 2.0
-"""Weights of the loss: running text, a word or digit that decides, True or False, a question's words. Whatever can
-stand at one place weighs the same there; else the heavier alternative would come too often."""
+TEXT, QUOTED, DECIDED, VERDICT, QUESTION = 1.0, 2.0, 6.0, 10.0, 2.0
+"""Weights of the loss: running text, a phrase to copy, a word or digit that decides, True or False, a question's words.
+Whatever can stand at one place weighs the same there; else the heavier alternative would come too often."""
 CHECKED = 2
 """Phrases of the post that one vote looks up in the response: few and long, since what follows a phrase's first word is
 copied, and what is copied stands in the post."""
@@ -38,9 +38,9 @@ HARD = {"mixed": 3.0, "reordered": 3.0, "cut": 2.0, "vague": 1.5}
 """How often damage of a kind comes, against 1 for a kind that shows at once."""
 JUDGED = 0.05
 """Share of readings that are a judgment of GPT-4."""
-THIN, RICH = 0.1, 0.3
+THIN, RICH = 0.2, 0.45
 """Ranks of a post among its kind, below which it earns a 3 or a 4. Most readings are of a post's beginning, which ranks
-below the whole post: half of them earn a 5, a sixth a 3."""
+below the whole post: of all, about a quarter earns a 3 and a third a 5."""
 Part = tuple[str, float]
 
 
@@ -260,7 +260,7 @@ class Tasks:
         parts: list[Part] = []
         for place, (phrase, verdict) in enumerate(checked):
             before = "Of the document, " if not place else " and " if place == len(checked) - 1 else ", "
-            parts += [(f'{before}"{phrase}" is', TEXT), (verdict, DECIDED)]
+            parts += [(f'{before}"{phrase}" is', QUOTED), (verdict, DECIDED)]
         parts.append((". " if parts else "Nothing to compare. ", TEXT))
         if wrong:
             parts.append((f'It says "{wrong[0]}" where the document has "{wrong[1]}". ', TEXT))

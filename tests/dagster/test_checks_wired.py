@@ -14,7 +14,7 @@ import pytest
 from pugc_core import summary
 from pugc_core.errors import CheckFailed
 from pugc_core.recipe import Recipe, load
-from pugc_core.stages import STAGES
+from pugc_core.stages import SHARDED, STAGES
 from pugc_core.staleness import survey
 from pugc_core.workspace import Workspace
 from pugc_dagster import definitions, execute
@@ -50,7 +50,7 @@ def test_all_checks_of_all_stages_pass_in_a_sound_run(project: Path, posts: Call
     with execute.instance() as instance:
         ingest(instance, posts("a", 20), posts("b", 20))
         execute.run(instance, recipe(), execute.workspace(), to="dataset")
-        for stage in (*summary.SHARDED, "dataset"):
+        for stage in (*SHARDED, "dataset"):
             found = said(instance, stage)
             assert {"schema", "counts", "unique_ids", "up_to_date"} <= found.keys()
             for name, evaluation in found.items():
@@ -170,7 +170,7 @@ def test_two_runs_over_one_shard_tear_no_table(project: Path, posts: Callable[..
     errors = [run.communicate(timeout=240)[1] for run in runs]
     assert [run.returncode for run in runs] == [0, 0], errors
     store = Workspace(str(project / "data")).store
-    for stage in summary.SHARDED:
+    for stage in SHARDED:
         footer = store.footer("scripted", stage, "a")
         assert footer is not None
         assert store.read("scripted", stage, "a").height == footer.rows_in
