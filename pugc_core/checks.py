@@ -15,7 +15,7 @@ from pugc_core.measures import Measures, parse_rate, total
 from pugc_core.stages import STAGES
 from pugc_core.stages.base import Stage
 from pugc_core.states import states
-from pugc_core.tables import Footer, Store
+from pugc_core.tables import Footer, Tables
 
 NAMED = 5
 """Rows that a failing check names."""
@@ -45,12 +45,12 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Tables:
+class Checked:
     """The tables that a run has over its shards: what checks look at. `made` are those made in this run; the others
     were looked at when they were."""
 
-    store: Store
-    recipe: str
+    all: Tables
+    """Those of the whole recipe."""
     stage: str
     footers: Mapping[str, Footer]
     made: Sequence[str]
@@ -68,21 +68,21 @@ class Tables:
         columns = list(dict.fromkeys([key, *wanted.meta.root_names()]))
         found: list[str] = []
         for shard in self.footers:
-            table = self.store.read(self.recipe, self.stage, shard, columns)
+            table = self.all.read(self.stage, shard, columns)
             found += [f"{shard}/{value}" for value in table.filter(wanted)[key].head(NAMED).to_list()]
             if len(found) >= NAMED:
                 break
         return tuple(found[:NAMED])
 
 
-def schema(tables: Tables) -> Result:
+def schema(tables: Checked) -> Result:
     """The columns on disk are those of the stage's table."""
     wanted = list(STAGES[tables.stage].table.columns)
-    wrong = [shard for shard in tables.footers if tables.store.columns(tables.recipe, tables.stage, shard) != wanted]
+    wrong = [shard for shard in tables.footers if tables.all.columns(tables.stage, shard) != wanted]
     return Result("schema", not wrong, _of(wrong, tables.footers, "have other columns"), tuple(wrong[:NAMED]))
 
 
-def counts(tables: Tables) -> Result:
+def counts(tables: Checked) -> Result:
     """in = kept + dropped with a reason; and what a stage takes in is what the stage before it kept."""
     wrong = [s for s, f in tables.footers.items() if f.rows_in != f.kept + sum(f.dropped.values())]
     stage = STAGES[tables.stage]
@@ -97,14 +97,14 @@ def counts(tables: Tables) -> Result:
     return Result("counts", not wrong, _of(wrong, tables.footers, "lose rows"), tuple(wrong[:NAMED]))
 
 
-def unique_ids(tables: Tables) -> Result:
+def unique_ids(tables: Checked) -> Result:
     """No two kept rows of a table have the same id."""
     key = STAGES[tables.stage].table.key
     rows = tables.rows(pl.col("keep") & pl.col(key).is_duplicated().over("keep"))
     return Result("unique_ids", not rows, "an id is there twice" if rows else "every id is there once", rows)
 
 
-def parsed(tables: Tables) -> Result:
+def parsed(tables: Checked) -> Result:
     """Enough of the model's answers could be read."""
     rate, floor = parse_rate(tables.measures), tables.config.min_parse_rate
     if rate is None or rate >= floor:
@@ -117,7 +117,7 @@ def parsed(tables: Tables) -> Result:
     return Result("parse_rate", False, words, rows)
 
 
-def votes_complete(tables: Tables) -> Result:
+def votes_complete(tables: Checked) -> Result:
     """Enough of the responses have all the votes that were wanted."""
     votes = {int(name[6:]): n for name, n in tables.measures.items() if name.startswith("votes_")}
     responses, complete = sum(votes.values()), sum(n for valid, n in votes.items() if valid >= tables.n)
@@ -129,7 +129,7 @@ def votes_complete(tables: Tables) -> Result:
     return Result("votes_complete", False, f"{words}, fewer than {floor:.0%}", rows)
 
 
-def distinct_texts(tables: Tables) -> Result:
+def distinct_texts(tables: Checked) -> Result:
     """Chosen and rejected never say the same."""
     rows = tables.rows(pl.col("keep") & (pl.col("chosen") == pl.col("rejected")))
     return Result(
@@ -137,12 +137,12 @@ def distinct_texts(tables: Tables) -> Result:
     )
 
 
-def one_state(tables: Tables) -> Result:
+def one_state(tables: Checked) -> Result:
     """All shards of the data set were made with the same prompts, models, parameters and code."""
     inputs = [name for footer in tables.footers.values() for name in footer.inputs]
     # Before the data set is made, the pairs that it would be made of are looked at.
     shards = tables.footers.keys() if tables.stage == "pairs" else [n.removeprefix("pairs/") for n in inputs]
-    found = states(tables.store, tables.recipe, shards)
+    found = states(tables.all, shards)
     if not found.differences:
         return Result("one_state", True, f"{len(found.of)} shards were made in the same way")
     if tables.config.mixed_shards:
@@ -150,10 +150,10 @@ def one_state(tables: Tables) -> Result:
     return Result("one_state", False, str(found))
 
 
-def drift(tables: Tables) -> Result:
+def drift(tables: Checked) -> Result:
     """No shard differs much from the one before it: in the share kept, or in the mean of what its stage measures."""
     quantity = STAGES[tables.stage].quantity
-    names = sorted(tables.store.shards(tables.recipe, tables.stage))
+    names = sorted(tables.all.shards(tables.stage))
     found = []
     for shard in sorted(tables.made):
         place = names.index(shard) if shard in names else 0
@@ -172,9 +172,9 @@ def drift(tables: Tables) -> Result:
     return Result("drift", not found, words, tuple(found[:NAMED]))
 
 
-def _footer(tables: Tables, stage: str, shard: str) -> Footer | None:
+def _footer(tables: Checked, stage: str, shard: str) -> Footer | None:
     try:
-        return tables.store.footer(tables.recipe, stage, shard)
+        return tables.all.footer(stage, shard)
     except StorageError:  # a damaged neighbour is not this run's business
         return None
 
@@ -211,7 +211,7 @@ def _of(wrong: Sequence[str], all_: Iterable[str], what: str) -> str:
     return f"{len(wrong)} of {n} tables {what}" if wrong else f"{n} tables are sound"
 
 
-CHECKS: Mapping[str, Callable[[Tables], Result]] = {
+CHECKS: Mapping[str, Callable[[Checked], Result]] = {
     "schema": schema,
     "counts": counts,
     "unique_ids": unique_ids,
@@ -225,23 +225,23 @@ WARN = frozenset({"drift"})
 """Checks that warn; the others stop the stages after them."""
 
 
-def gate(tables: Tables) -> None:
+def gate(tables: Checked) -> None:
     """Raise CheckFailed where a stage's answers are too poor for the stages after it, whenever they were made."""
     for name in ("parse_rate", "votes_complete"):
         if name in of(tables.stage) and not (found := CHECKS[name](tables)).passed:
             raise CheckFailed(
                 f"{tables.stage}: {name}: {found.words}; for example {', '.join(found.rows)}",
                 fix=f"read what the model said (pugc export {tables.stage}.jsonl --what {tables.stage} --all "
-                f"--recipe {tables.recipe}); mend the prompt, or lower the threshold in [checks]",
+                f"--recipe {tables.all.recipe}); mend the prompt, or lower the threshold in [checks]",
             )
 
 
-def refuse_mixture(tables: Tables) -> None:
+def refuse_mixture(tables: Checked) -> None:
     """Raise CheckFailed where a data set of these pairs would be made of shards in different states."""
     if not (found := one_state(tables)).passed:
         raise CheckFailed(
             f"the data set would be made of shards in different states: {found.words}",
-            fix=f"pugc refresh --recipe {tables.recipe}, or allow it: [checks] mixed_shards = true",
+            fix=f"pugc refresh --recipe {tables.all.recipe}, or allow it: [checks] mixed_shards = true",
         )
 
 

@@ -11,32 +11,32 @@ import polars as pl
 from pugc_core.errors import StorageError
 from pugc_core.records import ALL
 from pugc_core.stages import STAGES
-from pugc_core.tables import Store
+from pugc_core.tables import Tables
 
 
-def sample(store: Store, recipe: str, shards: Iterable[str], each: int) -> list[dict[str, Any]]:
+def sample(tables: Tables, shards: Iterable[str], each: int) -> list[dict[str, Any]]:
     """Dropped rows as stage, shard, reason, id, text and note; up to `each` of every stage and reason, and so every
     reason that occurs. Tables are read only as far as that needs."""
     wanted = set(shards)
     found: list[dict[str, Any]] = []
     for stage in STAGES:
         taken: Counter[str] = Counter()
-        for shard, footer in store.footers(recipe, stage).items():
+        for shard, footer in tables.footers(stage).items():
             there = shard in wanted or shard == ALL
             if there and any(taken[reason] < each for reason, count in footer.dropped.items() if count):
-                for row in _rows(store, recipe, stage, shard):
+                for row in _rows(tables, stage, shard):
                     taken[row["reason"]] += 1
                     if taken[row["reason"]] <= each:
                         found.append(row)
     return found
 
 
-def _rows(store: Store, recipe: str, stage: str, shard: str) -> list[dict[str, Any]]:
+def _rows(tables: Tables, stage: str, shard: str) -> list[dict[str, Any]]:
     shown = STAGES[stage].dropped
     try:
-        frame = store.read(recipe, stage, shard).filter(~pl.col("keep"))
+        frame = tables.read(stage, shard).filter(~pl.col("keep"))
         if shown.table and shown.by:
-            texts = store.read(recipe, shown.table, shard).select(shown.by, shown.text)
+            texts = tables.read(shown.table, shard).select(shown.by, shown.text)
             frame = frame.join(texts.unique(shown.by, keep="first"), on=shown.by, how="left", maintain_order="left")
     except StorageError:
         return []  # changed under our hands, or of a shard that is gone

@@ -19,7 +19,7 @@ from pugc_core.records import ALL
 from pugc_core.references import References, wanted
 from pugc_core.stages.base import Build, Stage
 from pugc_core.stages.rewards import REFERENCE
-from pugc_core.tables import Footer, Loaded, Store, failed_footer, file_hash, make_footer
+from pugc_core.tables import Footer, Loaded, Tables, failed_footer, file_hash, make_footer
 
 
 class Made(NamedTuple):
@@ -37,7 +37,7 @@ Inputs = Mapping[str, Mapping[str, Loaded]]
 
 
 class Pass:
-    """One pass of `stage` over `shards` for the recipe named `recipe`.
+    """One pass of `stage` over `shards` of the recipe that `tables` are of.
 
     `inputs` are the tables it reads; stage `ugc` reads its shard's source file, which `path_of` finds; its content hash
     is taken from `source_hashes` where it is known. `context` is the context of the stage's model in tokens, 0 where it
@@ -51,11 +51,10 @@ class Pass:
     def __init__(
         self,
         stage: Stage,
-        recipe: str,
         shards: Iterable[str],
         inputs: Inputs,
         *,
-        store: Store,
+        tables: Tables,
         ledger: Ledger,
         engine: Callable[[], Engine],
         path_of: Callable[[str], str],
@@ -67,17 +66,16 @@ class Pass:
         self.stage = stage
         self.calls = Calls()
         self.failed: dict[str, PugcError] = {}
-        self._recipe = recipe
         self._shards = list(shards)
         self._inputs = inputs
-        self._store = store
+        self._tables = tables
         self._ledger = ledger
         self._engine = engine
         self._path_of = path_of
         self._source_hashes = source_hashes or {}
         self._context = context
         self._progress = progress
-        self._references = references or References(store, recipe)
+        self._references = references or References(tables)
 
     def __iter__(self) -> Iterator[Made]:
         self._ledger.refresh()
@@ -124,7 +122,7 @@ class Pass:
 
     def _current(self, shard: str) -> Footer | None:
         try:
-            return self._store.footer(self._recipe, self.stage.name, shard)
+            return self._tables.footer(self.stage.name, shard)
         except StorageError:  # damaged: it is made again
             return None
 
@@ -144,7 +142,7 @@ class Pass:
                 if earlier in footers and footers[earlier].content != content:
                     raise StorageError(
                         f"{name} of shard {shard} was made from an older {earlier}",
-                        fix=f"pugc run --recipe {self._recipe} --shard {shard} --to {self.stage.name}",
+                        fix=f"pugc run --recipe {self._tables.recipe} --shard {shard} --to {self.stage.name}",
                     )
         hashes = {name: footer.content for name, footer in footers.items()}
         return hashes | ({REFERENCE: self._references.state(shard)} if wanted(self.stage) else {})
@@ -155,8 +153,8 @@ class Pass:
             for name in self.stage.inputs:
                 if not self._inputs[name]:
                     raise StorageError(
-                        f"no shard of recipe {self._recipe} has a table {name} yet",
-                        fix=f"pugc run --recipe {self._recipe} --to {name}",
+                        f"no shard of recipe {self._tables.recipe} has a table {name} yet",
+                        fix=f"pugc run --recipe {self._tables.recipe} --to {name}",
                     )
             frames = {
                 name: pl.concat(

@@ -7,29 +7,26 @@ from typing import Any
 
 import polars as pl
 
-from pugc_core.recipe import Recipe
+from pugc_core.plan import Chain
 from pugc_core.references import References, wanted
-from pugc_core.stages.base import Asking, Stage
+from pugc_core.stages.base import Asking
 from pugc_core.stages.rewards import REFERENCE
-from pugc_core.workspace import Workspace
 
 
-def asked(
-    recipe: Recipe, stages: Mapping[str, Stage], workspace: Workspace, behind: Mapping[str, Any]
-) -> dict[str, Any]:
+def asked(chain: Chain, behind: Mapping[str, Any]) -> dict[str, Any]:
     """By stage: model, sampling, the prompt as it was sent, and a seed per draw; for `rewards` one of these per
     response, and the id of the post that the judge was shown, where that is another. `behind` is what `summary.lineage`
     gives. `current` is False where the recipe has changed since the table was made (or, where another post was shown,
     which one that is): then this is what would be asked now. No prompt where there is nothing to ask.
     """
     shard = behind["shard"]
-    references = References(workspace.store, recipe.name, workspace.shards())
+    references = References(chain.tables, chain.workspace.shards())
     found: dict[str, Any] = {}
-    for name, stage in stages.items():
+    for name, stage in chain.stages.items():
         if not isinstance(stage, Asking):
             continue
-        footer = workspace.store.footer(recipe.name, name, shard)
-        inputs = {of: _behind(workspace.store.read(recipe.name, of, shard), behind) for of in stage.inputs}
+        footer = chain.tables.footer(name, shard)
+        inputs = {of: _behind(chain.tables.read(of, shard), behind) for of in stage.inputs}
         made = {
             "model": stage.model,
             "sampling": stage.config.sampling.model_dump(exclude_defaults=True, mode="json"),

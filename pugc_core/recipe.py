@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, PrivateAttr, ValidationError, model_validator
 
 from pugc_core.checks import ChecksConfig
 from pugc_core.config import Config
@@ -62,6 +62,7 @@ class Roles(Config):
 class Recipe(Config):
     """A validated recipe. `stages` makes its stages."""
 
+    _base: Recipe | None = PrivateAttr(None)
     name: str = Field(pattern=r"^[a-z][a-z0-9-]*$")
     """Names the group of assets and the folder of its tables: lower-case letters, digits and dashes."""
     about: str = ""
@@ -86,6 +87,12 @@ class Recipe(Config):
             if model not in self.models:
                 raise ValueError(f"roles.{role} = {model!r} is not among the models: {', '.join(sorted(self.models))}")
         return self
+
+    @property
+    def base(self) -> Recipe | None:
+        """The recipe that it extends, and shares with what both would make alike. None where it takes that one's name
+        and place, or where that one is only a part of a recipe."""
+        return self._base
 
     @property
     def group(self) -> str:
@@ -132,15 +139,28 @@ def load(name_or_path: str, folders: Sequence[Path] = ()) -> Recipe:
 
     Raises RecipeError that says which key of which file is wrong, what is known, and what to write instead.
     """
-    path = _find(name_or_path, folders)
-    data = _read(path, folders, ())
+    return _load(_find(name_or_path, folders), folders)
+
+
+def _load(path: Path, folders: Sequence[Path]) -> Recipe:
+    data, below = _read(path, folders, ())
     data.setdefault("name", path.stem)
     _onto_defaults(data)
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as err:
         raise RecipeError(f"recipe {path}:\n{_explain(err)}", fix="correct the keys above") from err
+    if below is not None:
+        recipe._base = _extended(below, folders, recipe.name)
     return recipe
+
+
+def _extended(path: Path, folders: Sequence[Path], name: str) -> Recipe | None:
+    try:
+        base = _load(path, folders)
+    except RecipeError:  # what it lacks, the recipe that extends it has
+        return None
+    return base.base if base.name == name else base
 
 
 def _find(name_or_path: str, folders: Sequence[Path], but: Path | None = None) -> Path:
@@ -159,7 +179,8 @@ def _find(name_or_path: str, folders: Sequence[Path], but: Path | None = None) -
     raise RecipeError(f"no recipe {name_or_path!r}; known: {', '.join(known)}", fix=hint)
 
 
-def _read(path: Path, folders: Sequence[Path], seen: tuple[Path, ...]) -> dict[str, Any]:
+def _read(path: Path, folders: Sequence[Path], seen: tuple[Path, ...]) -> tuple[dict[str, Any], Path | None]:
+    """What a recipe's file says, on top of what it extends, and the file that it extends."""
     path = path.resolve()
     if path in seen:
         chain = " -> ".join(p.name for p in (*seen, path))
@@ -171,14 +192,14 @@ def _read(path: Path, folders: Sequence[Path], seen: tuple[Path, ...]) -> dict[s
     _resolve_paths(data, path.parent)
     base = data.pop("extends", None)
     if base is None:
-        return data
+        return data, None
     if not isinstance(base, str):
         raise RecipeError(f"recipe {path}: extends = {base!r} is not the name of one recipe", fix='extends = "tiny"')
     beside = path.parent / (base if base.endswith(".toml") else f"{base}.toml")
     base_path = beside if beside.is_file() and beside != path else _find(base, folders, path)
-    below = _read(base_path, folders, (*seen, path))
+    below, _ = _read(base_path, folders, (*seen, path))
     below.pop("about", None)  # a base's name and sentence are its own
-    return _merge(below, {"name": path.stem, **data})
+    return _merge(below, {"name": path.stem, **data}), base_path
 
 
 def _resolve_paths(data: dict[str, Any], folder: Path) -> None:

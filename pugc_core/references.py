@@ -18,7 +18,7 @@ from pugc_core.config import digest
 from pugc_core.errors import StorageError
 from pugc_core.stages.base import Stage
 from pugc_core.stages.rewards import REFERENCE
-from pugc_core.tables import Store
+from pugc_core.tables import Store, Tables
 
 
 def wanted(stage: Stage) -> bool:
@@ -44,15 +44,19 @@ class _Ring(NamedTuple):
 class References:
     """The references within one recipe, over the tables `ugc` that there are of `shards` (of all, unless named)."""
 
-    def __init__(self, store: Store, recipe: str, shards: Iterable[str] | None = None) -> None:
-        self._store, self._recipe = store, recipe
+    def __init__(self, tables: Tables, shards: Iterable[str] | None = None) -> None:
+        self._tables = tables
         self._shards = None if shards is None else set(shards)
 
     @functools.cached_property
     def _ring(self) -> _Ring:
-        footers = self._store.footers(self._recipe, "ugc")
+        footers = self._tables.footers("ugc")
         wanted = footers.keys() if self._shards is None else footers.keys() & self._shards
-        return _ring(self._store, self._recipe, tuple((shard, footers[shard].content) for shard in sorted(wanted)))
+        return _ring(
+            self._tables.store,
+            self._tables.owner("ugc"),
+            tuple((shard, footers[shard].content) for shard in sorted(wanted)),
+        )
 
     def other(self, ugc_id: str) -> str | None:
         """The post that stands in for a post; None where there is none of another thread."""
@@ -91,7 +95,7 @@ class References:
         return None
 
     def _texts(self, shard: str, ids: Sequence[str]) -> dict[str, str]:
-        table = self._store.read(self._recipe, "ugc", shard, ["ugc_id", "text", "keep"])
+        table = self._tables.read("ugc", shard, ["ugc_id", "text", "keep"])
         texts = dict(table.filter("keep", pl.col("ugc_id").is_in(ids)).select("ugc_id", "text").iter_rows())
         if missing := set(ids) - texts.keys():
             raise StorageError(
@@ -102,12 +106,12 @@ class References:
 
 
 @functools.lru_cache(maxsize=4)
-def _ring(store: Store, recipe: str, contents: tuple[tuple[str, str], ...]) -> _Ring:
+def _ring(store: Store, owner: str, contents: tuple[tuple[str, str], ...]) -> _Ring:
     # Remembered by the tables' contents: what is out of date is asked for many times, and they seldom change.
     by_shard: dict[str, Sequence[str]] = {}
     posts: dict[str, _Post] = {}
     for shard, _ in contents:
-        kept = store.read(recipe, "ugc", shard, ["ugc_id", "thread", "keep"]).filter("keep")
+        kept = store.read(owner, "ugc", shard, ["ugc_id", "thread", "keep"]).filter("keep")
         by_shard[shard] = sorted(kept["ugc_id"])
         for ugc_id, thread in kept.select("ugc_id", "thread").iter_rows():
             known = posts.get(ugc_id)

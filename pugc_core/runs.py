@@ -13,6 +13,7 @@ from pugc_core import storage
 from pugc_core.changes import Change
 from pugc_core.dispatch import Calls
 from pugc_core.errors import StorageError
+from pugc_core.plan import Chain
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,20 @@ def last(path: str) -> dict[str, Any]:
         return page if page.pop("checksum") == _checksum(page) else {}
     except (FileNotFoundError, StorageError, ValueError, TypeError, KeyError):
         return {}
+
+
+def of(chain: Chain) -> dict[str, Any]:
+    """What the last run of a recipe asked, by stage in run order: of what the recipe shares, that run's part as the
+    page of the recipe that owns it has it."""
+    pages = {each.name: last(each.workspace.calls(each.name)) for each in chain.lineage}
+    run = next((page["run"] for page in pages.values() if page), None)
+    found = {}
+    for name, node in chain.nodes.items():
+        for page in (pages[chain.name], pages[node.owner]):
+            if page.get("run") == run and name in page.get("stages", {}):
+                found[name] = page["stages"][name]
+                break
+    return found
 
 
 def _write(path: str, page: dict[str, Any]) -> None:

@@ -11,14 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pugc_core.errors import StorageError
-from pugc_core.recipe import Recipe
+from pugc_core.plan import Chain
 from pugc_core.records import ALL
 from pugc_core.references import References, wanted
 from pugc_core.stages.base import Stage
 from pugc_core.stages.rewards import REFERENCE
 from pugc_core.tables import FORMAT, Footer
 from pugc_core.training import lineage
-from pugc_core.workspace import Workspace
 
 MISSING = "not made yet"
 PARTS = {
@@ -77,17 +76,18 @@ def reasons(whys: Iterable[str]) -> str:
     return ", ".join(why if len(counted) == 1 else f"{why} ({n})" for why, n in counted)
 
 
-def survey(recipe: Recipe, stages: Mapping[str, Stage], workspace: Workspace, to: str | None = None) -> Survey:
+def survey(chain: Chain, to: str | None = None) -> Survey:
     """Compare every table of a recipe with what would be made now. Asks no model and reads no rows.
 
     `to` names the last stage to look at; all, when None.
     """
+    stages, tables, workspace = chain.stages, chain.tables, chain.workspace
     if to is not None and to in stages:
         names = list(stages)
         stages = {name: stages[name] for name in names[: names.index(to) + 1]}
     sources = workspace.source_hashes()
-    references = References(workspace.store, recipe.name, sources)
-    footers = {name: workspace.store.footers(recipe.name, name) for name in stages}
+    references = References(tables, sources)
+    footers = {name: tables.footers(name) for name in stages}
     found: dict[str, dict[str, str]] = {}
     failed: dict[str, dict[str, str]] = {}
     total, made = {}, {}
@@ -114,9 +114,9 @@ def survey(recipe: Recipe, stages: Mapping[str, Stage], workspace: Workspace, to
     why = _why("dataset", dict(stages["dataset"].fingerprint), dataset, pairs, before)
     total["dataset"], made["dataset"] = 1, int(dataset is not None)
     found["dataset"] = {ALL: why} if why else {}
-    for objective in recipe.training.objectives if to != "dataset" else ():
+    for objective in chain.recipe.training.objectives if to != "dataset" else ():
         name = f"policy/{objective}"
-        why = _policy(recipe, objective, workspace, dataset, found["dataset"].get(ALL))
+        why = _policy(chain, objective, dataset, found["dataset"].get(ALL))
         total[name], made[name] = 1, int(why != MISSING)
         found[name] = {ALL: why} if why else {}
     return Survey(found, total, made, failed)
@@ -173,18 +173,16 @@ def _summed(pairs: Mapping[str, str], total: int) -> str | None:
     return f"{len(outdated)} of {total} shards of pairs: {reasons(outdated)}" if outdated else None
 
 
-def _policy(
-    recipe: Recipe, objective: str, workspace: Workspace, dataset: Footer | None, before: str | None
-) -> str | None:
+def _policy(chain: Chain, objective: str, dataset: Footer | None, before: str | None) -> str | None:
     try:
-        then = lineage.recorded(workspace.policy(recipe.name, objective))
+        then = lineage.recorded(chain.policy(objective))
     except StorageError:
         then = None
     if then is None:
         return MISSING
     if before is not None:
         return before if before != MISSING else "the dataset is not made yet"
-    now = lineage.wanted(recipe, objective, dataset.content if dataset else None)
+    now = lineage.wanted(chain.recipe, objective, dataset.content if dataset else None)
     changed = [name for name, value in now.items() if then.get(name) != value]
     words = {
         "dataset": "it was trained on another dataset",

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from pugc_core.stages import SHARDED
-from pugc_core.tables import Footer, Store
+from pugc_core.tables import Footer, Tables
 
 _NAMED = 5
 _TABLE = "table"
@@ -64,9 +64,9 @@ class States(NamedTuple):
         return [Asked(*key, tuple(found[key])) for key in order]
 
 
-def states(store: Store, recipe: str, shards: Collection[str]) -> States:
+def states(tables: Tables, shards: Collection[str]) -> States:
     """The states of these shards of a recipe. Those without a kept pair give a data set nothing, and are left out."""
-    footers = {stage: store.footers(recipe, stage) for stage in SHARDED}
+    footers = {stage: tables.footers(stage) for stage in SHARDED}
     with_pairs = sorted(s for s in shards if (pairs := footers["pairs"].get(s)) and pairs.kept)
     of = {shard: _state(shard, footers) for shard in with_pairs}
     return States(of, tuple(_differences(of)))

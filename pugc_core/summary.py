@@ -13,26 +13,26 @@ from pugc_core.errors import StorageError
 from pugc_core.measures import BANDS, Measures, moments, parse_rate, total
 from pugc_core.records import ALL, NOTHING, Counts
 from pugc_core.stages import STAGES
-from pugc_core.tables import Store
+from pugc_core.tables import Tables
 
 
-def funnel(store: Store, recipe: str, shards: Iterable[str]) -> dict[str, Counts]:
+def funnel(tables: Tables, shards: Iterable[str]) -> dict[str, Counts]:
     """Rows in, kept and dropped by reason, of every stage that has tables among `shards`, in run order."""
     wanted = set(shards)
     counted = {}
     for name, stage in STAGES.items():
-        footers = store.footers(recipe, name)
+        footers = tables.footers(name)
         counts = [footer.counts for shard, footer in footers.items() if not stage.sharded or shard in wanted]
         if counts:
             counted[name] = sum(counts, NOTHING)
     return counted
 
 
-def rows(store: Store, recipe: str, stage: str, shards: Iterable[str] | None = None) -> pl.DataFrame:
+def rows(tables: Tables, stage: str, shards: Iterable[str] | None = None) -> pl.DataFrame:
     """The rows of a stage over shards (all that there are, unless named), with their shard in column `shard`."""
-    there = store.shards(recipe, stage)
+    there = tables.shards(stage)
     names = there if shards is None else [s for s in shards if s in set(there)]
-    frames = [store.read(recipe, stage, shard) for shard in names]
+    frames = [tables.read(stage, shard) for shard in names]
     table = STAGES[stage].table
     if "shard" not in table.columns:
         frames = [frame.with_columns(shard=pl.lit(shard)) for shard, frame in zip(names, frames, strict=True)]
@@ -87,63 +87,64 @@ def reward_shape(measured: Measures) -> RewardShape | None:
     )
 
 
-def measured(store: Store, recipe: str, stage: str, shards: Iterable[str] | None = None) -> dict[str, float]:
+def measured(tables: Tables, stage: str, shards: Iterable[str] | None = None) -> dict[str, float]:
     """The measures of a stage's tables added up, over shards (all that there are, unless named)."""
-    footers = store.footers(recipe, stage)
+    footers = tables.footers(stage)
     wanted = footers.keys() if shards is None else set(shards)
     return total(footer.measures for shard, footer in footers.items() if shard in wanted)
 
 
-def lineage(store: Store, recipe: str, pair_id: str) -> dict[str, Any]:
+def lineage(tables: Tables, pair_id: str) -> dict[str, Any]:
     """A pair and all behind it: post, quality, instruction, every response with its votes.
 
     `pair_id` may be a beginning, as long as only one pair has it. Raises StorageError when none or several have.
     """
-    pairs = rows(store, recipe, "pairs").filter(pl.col("pair_id").str.starts_with(pair_id))
+    pairs = rows(tables, "pairs").filter(pl.col("pair_id").str.starts_with(pair_id))
     if pairs["pair_id"].n_unique() > 1:
         raise StorageError(f"{pair_id} begins {pairs['pair_id'].n_unique()} pairs", fix="give more of the id")
     if pairs.is_empty():
-        fix = f"pugc export pairs.jsonl --what pairs --recipe {recipe} lists them"
-        raise StorageError(f"no pair {pair_id} in recipe {recipe}", fix=fix)
+        fix = f"pugc export pairs.jsonl --what pairs --recipe {tables.recipe} lists them"
+        raise StorageError(f"no pair {pair_id} in recipe {tables.recipe}", fix=fix)
     row = pairs.row(0, named=True)
-    return _behind(_Tables(store, recipe), recipe, row.pop("shard"), row)
+    return _behind(_Shard(tables), row.pop("shard"), row)
 
 
-def lineages(store: Store, recipe: str, pair_ids: Sequence[str]) -> list[dict[str, Any]]:
+def lineages(tables: Tables, pair_ids: Sequence[str]) -> list[dict[str, Any]]:
     """`lineage` of several pairs, in their order. One whose tables have changed since it was made is left out."""
-    wanted = rows(store, recipe, "pairs").filter(pl.col("pair_id").is_in(list(pair_ids)), pl.col("keep"))
+    wanted = rows(tables, "pairs").filter(pl.col("pair_id").is_in(list(pair_ids)), pl.col("keep"))
     by_id = {row["pair_id"]: row for row in wanted.iter_rows(named=True)}
-    tables = _Tables(store, recipe)
+    kept = _Shard(tables)
     found = []
     for pair_id in pair_ids:
         if row := by_id.get(pair_id):
             with contextlib.suppress(StorageError):
-                found.append(_behind(tables, recipe, row.pop("shard"), row))
+                found.append(_behind(kept, row.pop("shard"), row))
     return found
 
 
-class _Tables:
+class _Shard:
     """The tables of the shard that was asked for last."""
 
-    def __init__(self, store: Store, recipe: str) -> None:
-        self._store, self._recipe = store, recipe
+    def __init__(self, tables: Tables) -> None:
+        self.recipe = tables.recipe
+        self._tables = tables
         self._known: dict[tuple[str, str], pl.DataFrame] = {}
 
     def read(self, stage: str, shard: str) -> pl.DataFrame:
         if any(other != shard for _, other in self._known):
             self._known.clear()
         if (stage, shard) not in self._known:
-            self._known[stage, shard] = self._store.read(self._recipe, stage, shard)
+            self._known[stage, shard] = self._tables.read(stage, shard)
         return self._known[stage, shard]
 
 
-def _behind(tables: _Tables, recipe: str, shard: str, pair: dict[str, Any]) -> dict[str, Any]:
+def _behind(tables: _Shard, shard: str, pair: dict[str, Any]) -> dict[str, Any]:
     def one(stage: str, column: str, value: str) -> dict[str, Any]:
         found = tables.read(stage, shard).filter(pl.col("keep"), pl.col(column) == value)
         if found.is_empty():
             raise StorageError(
                 f"pair {pair['pair_id']} is older than the table {stage} of its shard {shard}",
-                fix=f"pugc run --recipe {recipe} --shard {shard}",
+                fix=f"pugc run --recipe {tables.recipe} --shard {shard}",
             )
         return found.row(0, named=True)
 
@@ -153,7 +154,7 @@ def _behind(tables: _Tables, recipe: str, shard: str, pair: dict[str, Any]) -> d
     if not {pair["chosen_response_id"], pair["rejected_response_id"]} <= there:
         raise StorageError(
             f"pair {pair['pair_id']} is older than the table responses of its shard {shard}",
-            fix=f"pugc run --recipe {recipe} --shard {shard}",
+            fix=f"pugc run --recipe {tables.recipe} --shard {shard}",
         )
     votes = tables.read("rewards", shard).drop("instruction_id", "keep", "drop_reason")
     return {
@@ -180,13 +181,13 @@ class Shown:
     margin: float
 
 
-def best(store: Store, recipe: str, count: int) -> tuple[list[Shown], int]:
+def best(tables: Tables, count: int) -> tuple[list[Shown], int]:
     """The pairs of the data set with the widest margins, at most one of a post, and how many pairs there are. Of equal
     margins the better chosen answer goes first, then the id."""
-    if ALL not in store.shards(recipe, "dataset"):
+    if ALL not in tables.shards("dataset"):
         return [], 0
     columns = ["pair_id", "ugc_id", "shard", "keep", "margin", "chosen_reward", "rejected_reward"]
-    kept = store.read(recipe, "dataset", ALL, [*columns, "prompt", "chosen", "rejected"]).filter("keep")
+    kept = tables.read("dataset", ALL, [*columns, "prompt", "chosen", "rejected"]).filter("keep")
     order = kept.sort("margin", "chosen_reward", "pair_id", descending=[True, True, False])
     rows = order.unique("ugc_id", keep="first", maintain_order=True).head(count).to_dicts()
     words = {"question": "prompt", "chosen": "chosen", "rejected": "rejected"}

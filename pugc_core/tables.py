@@ -219,6 +219,40 @@ class Store:
             raise _unreadable(path, err) from err
 
 
+@dataclass(frozen=True)
+class Tables:
+    """The tables of one recipe: its own, and those that it shares with a recipe it extends."""
+
+    store: Store
+    recipe: str
+    owners: Mapping[str, str] = field(default_factory=dict)
+    """The recipe in whose folder a stage's tables lie, by stage; where a stage is not named, `recipe` itself."""
+
+    def owner(self, stage: str) -> str:
+        return self.owners.get(stage, self.recipe)
+
+    def path(self, stage: str, shard: str) -> str:
+        return self.store.path(self.owner(stage), stage, shard)
+
+    def shards(self, stage: str) -> list[str]:
+        return self.store.shards(self.owner(stage), stage)
+
+    def write(self, frame: pl.DataFrame, footer: Footer) -> None:
+        self.store.write(self.owner(footer.stage), frame, footer)
+
+    def footers(self, stage: str) -> dict[str, Footer]:
+        return self.store.footers(self.owner(stage), stage)
+
+    def footer(self, stage: str, shard: str) -> Footer | None:
+        return self.store.footer(self.owner(stage), stage, shard)
+
+    def columns(self, stage: str, shard: str) -> list[str]:
+        return self.store.columns(self.owner(stage), stage, shard)
+
+    def read(self, stage: str, shard: str, columns: Sequence[str] | None = None) -> pl.DataFrame:
+        return self.store.read(self.owner(stage), stage, shard, columns)
+
+
 def _unreadable(path: str, why: object) -> StorageError:
     return StorageError(
         f"table {path} is not readable: {why}", fix="delete the file and run the stage again; it costs no calls"

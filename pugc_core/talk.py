@@ -7,7 +7,7 @@ the weights, so the same question gets the same answer again for as long as the 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,14 +20,12 @@ from pugc_core.engines.pins import pinned
 from pugc_core.errors import EngineError, RecipeError, TrainingError
 from pugc_core.ledger import Ledger
 from pugc_core.models import ModelSpec
+from pugc_core.plan import Chain
 from pugc_core.prompts.base import Message, neutralise
 from pugc_core.prompts.responses import parse
-from pugc_core.recipe import Recipe
 from pugc_core.records import ALL
-from pugc_core.stages.base import Stage
 from pugc_core.stages.responses import Responses
 from pugc_core.training import lineage
-from pugc_core.workspace import Workspace
 
 START = "start"
 """The name of the model that training starts from."""
@@ -45,17 +43,18 @@ class Side:
     model: ModelSpec
 
 
-def sides(recipe: Recipe, workspace: Workspace, names: Sequence[str] = ()) -> list[Side]:
+def sides(chain: Chain, names: Sequence[str] = ()) -> list[Side]:
     """The policies of these names (`start`, or an objective); the start and all that are trained, when empty.
 
     Raises RecipeError for a name that the recipe does not have, TrainingError for a policy that is not trained yet.
     """
+    recipe = chain.recipe
     known = (START, *recipe.training.objectives)
     if unknown := [name for name in names if name not in known]:
         raise RecipeError(
             f"recipe {recipe.name} has no policy {', '.join(unknown)}", fix=f"name one of {', '.join(known)}"
         )
-    trained = [name for name in known[1:] if lineage.recorded(workspace.policy(recipe.name, name)) is not None]
+    trained = [name for name in known[1:] if lineage.recorded(chain.policy(name)) is not None]
     wanted = list(dict.fromkeys(names)) or [START, *trained]
     for name in wanted:
         if name != START and name not in trained:
@@ -63,9 +62,7 @@ def sides(recipe: Recipe, workspace: Workspace, names: Sequence[str] = ()) -> li
                 f"policy {name} of recipe {recipe.name} is not trained yet", fix=f"pugc run --recipe {recipe.name}"
             )
     start = recipe.model("policy")
-    return [
-        Side(name, start if name == START else _trained(start, workspace.policy(recipe.name, name))) for name in wanted
-    ]
+    return [Side(name, start if name == START else _trained(start, chain.policy(name))) for name in wanted]
 
 
 def _trained(start: ModelSpec, folder: str) -> ModelSpec:
@@ -74,20 +71,20 @@ def _trained(start: ModelSpec, folder: str) -> ModelSpec:
     return local.model_copy(update={"engine": "auto", "options": {}}) if start.remote else local
 
 
-def held_out(recipe: Recipe, workspace: Workspace, host: EngineHost, objective: str) -> list[dict[str, str]]:
+def held_out(chain: Chain, host: EngineHost, objective: str) -> list[dict[str, str]]:
     """`question`, `start` and `trained` for the first few questions (by pair id, unpicked) of the data set that the
     policy was not trained on, of different groups. What the start answered when the pairs were made is taken from the
     ledger.
 
     Raises EngineError when a model cannot be asked, TrainingError when the policy is not trained.
     """
-    rows = workspace.store.read(recipe.name, "dataset", ALL).filter(pl.col("keep"), pl.col("split") == "test")
+    rows = chain.tables.read("dataset", ALL).filter(pl.col("keep"), pl.col("split") == "test")
     prompts = rows.sort("pair_id").unique("group", keep="first", maintain_order=True)["prompt"].head(HELD_OUT).to_list()
-    start, trained = sides(recipe, workspace, (START, objective))
+    start, trained = sides(chain, (START, objective))
     asked = [tuple(Message(turn["role"], turn["content"]) for turn in prompt) for prompt in prompts]
     if not asked:
         return []
-    answers = {side.name: _each(side, asked, recipe, workspace, host) for side in (start, trained)}
+    answers = {side.name: _each(side, asked, chain, host) for side in (start, trained)}
     return [
         {"question": messages[-1].content, "start": before, "trained": after}
         for messages, before, after in zip(asked, answers[START], answers[objective], strict=True)
@@ -95,15 +92,13 @@ def held_out(recipe: Recipe, workspace: Workspace, host: EngineHost, objective: 
     ]
 
 
-def _each(
-    side: Side, asked: Sequence[tuple[Message, ...]], recipe: Recipe, workspace: Workspace, host: EngineHost
-) -> list[str | None]:
+def _each(side: Side, asked: Sequence[tuple[Message, ...]], chain: Chain, host: EngineHost) -> list[str | None]:
     """A side's first draw for each of the prompts; None where it refused."""
-    requests = [Request(side.model.identity, messages, recipe.responses.sampling) for messages in asked]
-    with Ledger(workspace.ledger) as ledger:
+    requests = [Request(side.model.identity, messages, chain.recipe.responses.sampling) for messages in asked]
+    with Ledger(chain.workspace.ledger) as ledger:
         given = ledger.find(side.model.identity, [request.key(0) for request in requests])
     if missing := [request for request in requests if request.key(0) not in given]:
-        engine = host.engine(pinned(side.model, workspace.ledger))
+        engine = host.engine(pinned(side.model, chain.workspace.ledger))
         with progress.doing(f"asking {side.name} what it says to {len(missing)} held-out questions: seconds"):
             for answer in engine.generate(missing):
                 if isinstance(answer, Generation):
@@ -127,10 +122,10 @@ class Talk:
     One engine at a time, so that two models need the room of one; the policy that was asked last is asked first.
     """
 
-    def __init__(self, recipe: Recipe, stages: Mapping[str, Stage], sides: Sequence[Side], host: EngineHost) -> None:
-        stage = stages["responses"]
+    def __init__(self, chain: Chain, sides: Sequence[Side], host: EngineHost) -> None:
+        stage = chain.stages["responses"]
         assert isinstance(stage, Responses)
-        self._prompt, self._sampling = stage.prompt, recipe.responses.sampling
+        self._prompt, self._sampling = stage.prompt, stage.config.sampling
         self._sides, self._host = list(sides), host
         self._order = list(sides)
         self._said: dict[str, tuple[Message, ...]] = {side.name: () for side in sides}

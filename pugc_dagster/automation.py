@@ -19,15 +19,16 @@ from dagster._utils.schedules import is_valid_cron_schedule
 from pugc_core import storage
 from pugc_core.config import digest
 from pugc_core.errors import RecipeError
-from pugc_core.recipe import Recipe
+from pugc_core.plan import Chain
 from pugc_core.records import ALL
 from pugc_core.stages import SHARDED
 from pugc_core.staleness import Survey
 from pugc_core.training import lineage
 from pugc_core.workspace import Workspace
 from pugc_dagster import outdated
+from pugc_dagster.keys import key
 from pugc_dagster.partitions import SHARDS_PER_RUN, partitions_name, shards, stretches
-from pugc_dagster.stages.base import RECIPE_TAG, RUN_TAG, key
+from pugc_dagster.stages.base import RECIPE_TAG, RUN_TAG
 
 _UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
@@ -75,29 +76,29 @@ def _name(path: str) -> str:
     return path.rsplit("/", 1)[-1]
 
 
-def new_content(recipe: Recipe) -> tuple[Any, dg.SensorDefinition]:
+def new_content(chain: Chain) -> tuple[Any, dg.SensorDefinition]:
     """The job that runs shards down to `pairs`, and the sensor that starts it for shards that are new or changed."""
     job = dg.define_asset_job(
-        f"{recipe.group}_pairs",
-        dg.AssetSelection.assets(*(key(recipe, stage) for stage in SHARDED)),
-        description=f"Recipe {recipe.name}: from posts to pairs, for the shards chosen.",
+        f"{chain.recipe.group}_pairs",
+        dg.AssetSelection.assets(*(key(chain, stage) for stage in SHARDED)),
+        description=f"Recipe {chain.name}: from posts to pairs, for the shards chosen.",
     )
 
     @dg.sensor(
-        name=f"{recipe.group}_new_content",
+        name=f"{chain.recipe.group}_new_content",
         job=job,
         minimum_interval_seconds=15,
         default_status=dg.DefaultSensorStatus.STOPPED,
-        description=f"Recipe {recipe.name}: runs shards that are new or whose file changed, down to pairs, in batches.",
+        description=f"Recipe {chain.name}: runs shards that are new or whose file changed, down to pairs, in batches.",
     )
     def sensor(context: dg.SensorEvaluationContext, workspace: dg.ResourceParam[Workspace]) -> dg.SensorResult:
-        filters = dg.RunsFilter(statuses=_UNFINISHED, tags={RECIPE_TAG: recipe.name})
+        filters = dg.RunsFilter(statuses=_UNFINISHED, tags={RECIPE_TAG: chain.name})
         if running := context.instance.get_runs_count(filters):
             return _skip(f"{running} runs of this recipe are not finished", context.cursor)
         memory = json.loads(context.cursor) if context.cursor else {}
         seen: dict[str, str] = memory.get("seen", {})
         known = context.instance.get_dynamic_partitions(partitions_name())
-        states = new_shards(recipe.name, workspace)
+        states = new_shards(chain)
         wanting = {shard: states[shard] for shard in known if shard in states}
         tried = {shard: state for shard, state in memory.get("tried", {}).items() if shard in wanting}
         # Seen alike at two ticks, a file is whole. What a run got no further with waits for its file to change.
@@ -113,12 +114,12 @@ def new_content(recipe: Recipe) -> tuple[Any, dg.SensorDefinition]:
         requests = [
             dg.RunRequest(
                 # The same tick makes the same key, so that one that is repeated after a crash starts nothing twice.
-                run_key=digest([recipe.name, cursor["round"], [(shard, wanting[shard]) for shard in batch]]),
+                run_key=digest([chain.name, cursor["round"], [(shard, wanting[shard]) for shard in batch]]),
                 tags={
                     ASSET_PARTITION_RANGE_START_TAG: batch[0],
                     ASSET_PARTITION_RANGE_END_TAG: batch[-1],
-                    RECIPE_TAG: recipe.name,
-                    RUN_TAG: f"{recipe.name} {cursor['round']}",
+                    RECIPE_TAG: chain.name,
+                    RUN_TAG: f"{chain.name} {cursor['round']}",
                 },
             )
             for batch in stretches(known, todo, SHARDS_PER_RUN)
@@ -133,14 +134,14 @@ def _skip(words: str, cursor: str | None) -> dg.SensorResult:
     return dg.SensorResult(skip_reason=dg.SkipReason(words), cursor=cursor)
 
 
-def new_shards(recipe: str, workspace: Workspace) -> dict[str, str]:
+def new_shards(chain: Chain) -> dict[str, str]:
     """Shards without pairs of their present file, with how far they are: the file's hash and the first stage to make.
 
     A changed prompt or threshold makes no shard new: what is out of date for such a reason waits for `refresh`.
     """
-    footers = {stage: workspace.store.footers(recipe, stage) for stage in SHARDED}
+    footers = {stage: chain.tables.footers(stage) for stage in SHARDED}
     new: dict[str, str] = {}
-    for shard, source in workspace.source_hashes().items():
+    for shard, source in chain.workspace.source_hashes().items():
         tables = {stage: footers[stage].get(shard) for stage in SHARDED}
         ugc = tables["ugc"]
         if ugc is None or ugc.inputs.get("source") != source:
@@ -158,65 +159,64 @@ def new_shards(recipe: str, workspace: Workspace) -> dict[str, str]:
     return new
 
 
-def nightly(recipe: Recipe) -> tuple[Any, dg.ScheduleDefinition]:
+def nightly(chain: Chain) -> tuple[Any, dg.ScheduleDefinition]:
     """The job from pairs to policies and report, and its schedule."""
-    cron = recipe.automation.nightly
-    if recipe.automation.timezone not in zoneinfo.available_timezones():
-        raise RecipeError(f"no timezone {recipe.automation.timezone!r}", fix='timezone = "Europe/Berlin"')
+    cron = chain.recipe.automation.nightly
+    if chain.recipe.automation.timezone not in zoneinfo.available_timezones():
+        raise RecipeError(f"no timezone {chain.recipe.automation.timezone!r}", fix='timezone = "Europe/Berlin"')
     if not is_valid_cron_schedule(cron):
         raise RecipeError(f"automation.nightly = {cron!r} is not a cron expression", fix='nightly = "0 3 * * *"')
     job = dg.define_asset_job(
-        f"{recipe.group}_train",
+        f"{chain.recipe.group}_train",
         dg.AssetSelection.assets(
-            key(recipe, "dataset"),
-            *(key(recipe, "policy", objective) for objective in recipe.training.objectives),
-            key(recipe, "report"),
+            *(key(chain, name) for name in chain.nodes if name not in SHARDED),
+            key(chain, "report"),
         ),
-        description=f"Recipe {recipe.name}: the data set of all pairs, the policies trained on it, and the report.",
+        description=f"Recipe {chain.name}: the data set of all pairs, the policies trained on it, and the report.",
     )
-    least = recipe.automation.min_new_pairs
+    least = chain.recipe.automation.min_new_pairs
 
     @dg.schedule(
-        name=f"{recipe.group}_nightly",
+        name=f"{chain.recipe.group}_nightly",
         job=job,
         cron_schedule=cron,
-        execution_timezone=recipe.automation.timezone,
+        execution_timezone=chain.recipe.automation.timezone,
         default_status=dg.DefaultScheduleStatus.STOPPED,
-        description=f"Recipe {recipe.name}: builds the data set and trains when {least} new pairs have come.",
+        description=f"Recipe {chain.name}: builds the data set and trains when {least} new pairs have come.",
     )
     def schedule(
         context: dg.ScheduleEvaluationContext, workspace: dg.ResourceParam[Workspace]
     ) -> dg.RunRequest | dg.SkipReason:
-        new = new_pairs(recipe, workspace)
+        new = new_pairs(chain)
         if new < least:
             return dg.SkipReason(f"{new} new pairs, fewer than {least}")
         # Under this key the same tick starts one run, however often it fires.
-        return dg.RunRequest(run_key=f"{recipe.name} {context.scheduled_execution_time.isoformat()}")
+        return dg.RunRequest(run_key=f"{chain.name} {context.scheduled_execution_time.isoformat()}")
 
     return job, schedule
 
 
-def new_pairs(recipe: Recipe, workspace: Workspace) -> int:
+def new_pairs(chain: Chain) -> int:
     """Pairs in shards that the policy that has seen least of them was not trained on."""
-    inbox = workspace.shards()
-    footers = workspace.store.footers(recipe.name, "pairs")
-    if not recipe.training.objectives:
-        dataset = workspace.store.footers(recipe.name, "dataset").get(ALL)
+    inbox = chain.workspace.shards()
+    footers = chain.tables.footers("pairs")
+    if not chain.recipe.training.objectives:
+        dataset = chain.tables.footers("dataset").get(ALL)
         seen = {"pairs": dict(dataset.inputs)} if dataset else None
         return lineage.unseen(seen, {s: (f.content, f.kept) for s, f in footers.items() if s in inbox})
     pairs = {shard: (footer.content, footer.kept) for shard, footer in footers.items() if shard in inbox}
-    folders = (workspace.policy(recipe.name, objective) for objective in recipe.training.objectives)
+    folders = (chain.policy(objective) for objective in chain.recipe.training.objectives)
     return max((lineage.unseen(lineage.recorded(folder), pairs) for folder in folders), default=0)
 
 
-def of(recipes: Sequence[Recipe], found: Mapping[str, Survey] | None = None) -> dict[str, Any]:
+def of(chains: Sequence[Chain], found: Mapping[str, Survey] | None = None) -> dict[str, Any]:
     """Jobs, schedules and sensors of these recipes, as `dg.Definitions` takes them. `found` is what is out of date in
     them by now; jobs show it."""
     shown = found or {}
-    content, nights = [new_content(r) for r in recipes], [nightly(r) for r in recipes]
-    jobs = [job(r, shown.get(r.name)) for job in (outdated.refresh, outdated.mark) for r in recipes]
+    content, nights = [new_content(c) for c in chains], [nightly(c) for c in chains]
+    jobs = [job(c, shown.get(c.name)) for job in (outdated.refresh, outdated.mark) for c in chains]
     return {
         "jobs": [*jobs, *(job for job, _ in content), *(job for job, _ in nights)],
-        "sensors": [inbox, outdated.staleness_sensor(recipes), *(sensor for _, sensor in content)],
+        "sensors": [inbox, outdated.staleness_sensor(chains), *(sensor for _, sensor in content)],
         "schedules": [schedule for _, schedule in nights],
     }

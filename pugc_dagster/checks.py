@@ -9,6 +9,7 @@ from pugc_core import checks
 from pugc_core.errors import CheckFailed
 from pugc_core.records import ALL
 from pugc_core.stages import SHARDED
+from pugc_core.stages.base import Stage
 from pugc_core.staleness import Survey
 
 UP_TO_DATE = "up_to_date"
@@ -17,13 +18,13 @@ LISTED = 1000
 """Shards that are named where what is out of date or failed is shown; there may be tens of thousands."""
 
 
-def specs(key: dg.AssetKey, stage: str) -> list[dg.AssetCheckSpec]:
+def specs(key: dg.AssetKey, stage: Stage) -> list[dg.AssetCheckSpec]:
     """The checks of a stage's asset. Failing ones stop the stages after it, except those that warn."""
     found = [
         dg.AssetCheckSpec(name, asset=key, description=checks.CHECKS[name].__doc__, blocking=name not in checks.WARN)
-        for name in checks.of(stage)
+        for name in checks.of(stage.name)
     ]
-    if stage in SHARDED:
+    if stage.sharded:
         words = "Every shard could be made. One that could not has an empty table, and the others go on without it."
         found.append(dg.AssetCheckSpec(EVERY_SHARD, asset=key, description=words, blocking=False))
     return [*found, up_to_date_spec(key)]
@@ -38,7 +39,7 @@ def up_to_date_spec(key: dg.AssetKey) -> dg.AssetCheckSpec:
     return dg.AssetCheckSpec(UP_TO_DATE, asset=key, description=words, blocking=False)
 
 
-def results(key: dg.AssetKey, tables: checks.Tables) -> Iterator[dg.AssetCheckResult]:
+def results(key: dg.AssetKey, tables: checks.Checked) -> Iterator[dg.AssetCheckResult]:
     """What the checks of a stage find in a run's tables."""
     for name in checks.of(tables.stage):
         found = checks.CHECKS[name](tables)
@@ -69,7 +70,7 @@ def of_survey(key: dg.AssetKey, stage: str, survey: Survey) -> Iterator[dg.Asset
     yield up_to_date(key, stage, survey)
 
 
-def mixture(key: dg.AssetKey, pairs: checks.Tables) -> Iterator[dg.AssetCheckResult]:
+def mixture(key: dg.AssetKey, pairs: checks.Checked) -> Iterator[dg.AssetCheckResult]:
     """Before a data set is made: the failed check and then CheckFailed, where its shards are in different states. The
     data set that is there stays as it is."""
     try:

@@ -52,7 +52,9 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON 
 
 
 def _load(name: str | None, *, to_run: bool = False) -> Any:
-    """The recipe of that name. Where none is named the default, whose model a command that runs it brings first."""
+    """The chain of the recipe of that name. Where none is named the default, whose model a command that runs it brings
+    first."""
+    from pugc_core.plan import Chain
     from pugc_core.recipe import load
     from pugc_dagster.project import recipe_folders
 
@@ -60,7 +62,7 @@ def _load(name: str | None, *, to_run: bool = False) -> Any:
         name, why = default.bring(_say) if to_run else default.look()
         if why:
             echo(why, fg="yellow", err=True)
-    return load(name, recipe_folders())
+    return Chain(load(name, recipe_folders()), _workspace())
 
 
 def _say(sentence: str) -> None:
@@ -79,31 +81,29 @@ def _warn_of_refused() -> None:
         echo(f"warning: {sentence}", fg="yellow", err=True)
 
 
-def _run(recipe: Any, shards: tuple[str, ...] = (), to: str | None = None, *, shown: bool = True) -> None:
+def _run(chain: Any, shards: tuple[str, ...] = (), to: str | None = None, *, shown: bool = True) -> None:
     """Make what is not there as it would be made now. Where all of it is, Dagster is not even imported."""
     from pugc_dagster import bars, finished
 
-    workspace = _workspace()
-    if finished.covers(recipe, workspace, shards, to):
-        finished.record_idle(recipe, workspace, shards, to)
+    if finished.covers(chain, shards, to):
+        finished.record_idle(chain, shards, to)
         return
     with bars.bars(enabled=shown):
         from pugc_dagster import execute  # which takes seconds
 
         with execute.instance() as instance:
-            execute.run(instance, recipe, workspace, shards, to)
+            execute.run(instance, chain, shards, to)
 
 
-def _exit_for_failed(recipe: Any, shards: set[str]) -> None:
+def _exit_for_failed(chain: Any, shards: set[str]) -> None:
     """The exit code of a run in which shards could not be made. The summary has told which, and why."""
     from pugc_core.staleness import survey
 
-    workspace = _workspace()
-    found = survey(recipe, recipe.stages(workspace.source), workspace)
+    found = survey(chain)
     if failed := {shard for whys in found.failed.values() for shard in whys} & shards:
         shown = ", ".join(sorted(failed)[:5]) + (" ..." if len(failed) > 5 else "")
         echo(f"error: {len(failed)} of {len(shards)} shards could not be made ({shown})", fg="red", err=True)
-        echo(f"  fix: as told for each; pugc status --recipe {recipe.name} tells it again", fg="yellow", err=True)
+        echo(f"  fix: as told for each; pugc status --recipe {chain.name} tells it again", fg="yellow", err=True)
         sys.exit(1)
 
 
@@ -163,7 +163,7 @@ def run(recipe: str | None, shards: tuple[str, ...], to: str | None, as_json: bo
     unknown_to_ui = recipe is not None and recipe.endswith(".toml") and not in_the_web_ui(Path(recipe))
     _warn_of_refused()
     _run(chosen, shards, to, shown=not as_json)
-    console.status(chosen, _workspace(), as_json=as_json)
+    console.status(chosen, as_json=as_json)
     if unknown_to_ui and not as_json:
         echo("the web UI does not know this recipe; it shows the files in recipes/ (or PUGC_RECIPES)")
     _exit_for_failed(chosen, set(shards or _workspace().shards()))
@@ -177,7 +177,7 @@ def status(recipe: str | None, as_json: bool) -> None:
     from pugc_dagster import console
 
     _warn_of_refused()
-    console.status(_load(recipe), _workspace(), as_json=as_json)
+    console.status(_load(recipe), as_json=as_json)
 
 
 @main.command()
@@ -189,8 +189,8 @@ def stale(recipe: str | None, named: bool, as_json: bool) -> None:
     from pugc_core.staleness import survey
     from pugc_dagster import console
 
-    chosen, workspace = _load(recipe), _workspace()
-    console.stale(chosen, survey(chosen, chosen.stages(workspace.source), workspace), as_json=as_json, named=named)
+    chosen = _load(recipe)
+    console.stale(chosen, survey(chosen), as_json=as_json, named=named)
 
 
 @main.command()
@@ -203,10 +203,10 @@ def refresh(recipe: str | None, shards: tuple[str, ...], as_json: bool) -> None:
 
     chosen = _load(recipe, to_run=True)
     with execute.instance() as instance, bars.bars(enabled=not as_json):
-        before = execute.refresh(instance, chosen, _workspace(), shards)
+        before = execute.refresh(instance, chosen, shards)
     if not as_json:
         console.stale(chosen, before, as_json=False)
-    console.status(chosen, _workspace(), as_json=as_json)
+    console.status(chosen, as_json=as_json)
     _exit_for_failed(chosen, {shard for whys in before.stages.values() for shard in whys})
 
 
@@ -223,7 +223,7 @@ def pair(pair_id: str, recipe: str | None, as_json: bool) -> None:
     """A pair with its post, instruction, responses and every vote. PAIR_ID may be the beginning of an id."""
     from pugc_dagster import console
 
-    console.pair(_load(recipe), _workspace(), pair_id, as_json=as_json)
+    console.pair(_load(recipe), pair_id, as_json=as_json)
 
 
 _policy_option = click.option(
@@ -241,7 +241,7 @@ def sample(question: str, recipe: str | None, policies: tuple[str, ...], draws: 
     """Ask the start model and the trained policies the same QUESTION; their answers stand side by side."""
     from pugc_dagster import talking
 
-    talking.sample(_load(recipe, to_run=True), _workspace(), question, policies, draws, as_json=as_json)
+    talking.sample(_load(recipe, to_run=True), question, policies, draws, as_json=as_json)
 
 
 @main.command()
@@ -251,7 +251,7 @@ def chat(recipe: str | None, policies: tuple[str, ...]) -> None:
     """Talk to the start model and the trained policies, side by side; each remembers what it said."""
     from pugc_dagster import talking
 
-    talking.chat(_load(recipe, to_run=True), _workspace(), policies)
+    talking.chat(_load(recipe, to_run=True), policies)
 
 
 @main.command()
@@ -264,7 +264,7 @@ def export(target: Path, recipe: str | None, what: str, everything: bool, as_jso
     """Write a table to TARGET (.jsonl or .parquet); `rationales` are the judge's votes with their feedback."""
     from pugc_dagster import console
 
-    rows = console.export(_load(recipe), _workspace(), target, what, everything)
+    rows = console.export(_load(recipe), target, what, everything)
     echo(json.dumps({"path": str(target), "rows": rows}) if as_json else f"{rows} rows in {target}")
 
 
@@ -333,6 +333,6 @@ def demo(recipe: str | None) -> None:
     chosen = _load(recipe, to_run=True)
     intake.take(_workspace(), [str(path) for path in console.samples()])
     _run(chosen)  # which adds the partitions
-    console.status(chosen, _workspace(), as_json=False, samples=True)
+    console.status(chosen, as_json=False, samples=True)
     echo(f"this took {duration(time.monotonic() - begun)}")
     _exit_for_failed(chosen, set(_workspace().shards()))

@@ -21,11 +21,11 @@ from pugc_core import exports, provenance, runs, storage, summary, talk
 from pugc_core.errors import RecipeError, StorageError
 from pugc_core.measures import cut_off_share
 from pugc_core.models import Price
-from pugc_core.recipe import ROLES, Recipe
+from pugc_core.plan import Chain
+from pugc_core.recipe import ROLES
 from pugc_core.stages import SHARDED, STAGES
 from pugc_core.staleness import Survey, reasons, survey
 from pugc_core.training.summary import Summary
-from pugc_core.workspace import Workspace
 from pugc_dagster import showing
 from pugc_dagster.terminal import plain
 
@@ -46,29 +46,31 @@ def samples() -> list[Path]:
     return sorted(folder.glob("*.jsonl"))
 
 
-def status(recipe: Recipe, workspace: Workspace, *, as_json: bool, samples: bool = False) -> None:
+def status(chain: Chain, *, as_json: bool, samples: bool = False) -> None:
     """Print the recipe's funnel, calls, rewards, policies, what is out of date, and where things are; with `samples`
     also the best pairs, and start and trained side by side."""
-    content = _status(recipe, workspace)
+    content = _status(chain)
     if as_json:
         click.echo(json.dumps(content, indent=2, default=dataclasses.asdict))
         return
     if not content["stages"]:
-        _out.print(f"recipe [bold]{recipe.name}[/] has no tables yet; run: pugc run --recipe {recipe.name}")
+        _out.print(f"recipe [bold]{chain.name}[/] has no tables yet; run: pugc run --recipe {chain.name}")
         return
-    _out.print(_funnel_table(recipe, content["stages"]))
+    _out.print(_funnel_table(chain, content["stages"]))
     _print_calls(content["roles"], current=not content["out_of_date"])
     if content["cut_off"]:
-        _out.print(f"{content['cut_off']:.1%} of the responses were cut off by max_tokens ({recipe.responses.cut_off})")
+        _out.print(
+            f"{content['cut_off']:.1%} of the responses were cut off by max_tokens ({chain.recipe.responses.cut_off})"
+        )
     if content["rewards"]:
         for line in showing.histogram(content["rewards"], _out.width):
             _out.print(line)
     if samples:
-        _print_best(recipe, workspace)
+        _print_best(chain)
     for shown in showing.held_out(content["policies"]):
         _out.print(shown)
     if samples:
-        _print_samples(recipe, workspace, next(iter(content["policies"]), None))
+        _print_samples(chain, next(iter(content["policies"]), None))
     for line in content["out_of_date"]:
         _out.print(plain(line), markup=False)
     _print_failed(content["failed"])
@@ -78,34 +80,32 @@ def status(recipe: Recipe, workspace: Workspace, *, as_json: bool, samples: bool
     _out.print(f"{'web UI':<12} make ui   (then open http://localhost:3000)")
 
 
-def _status(recipe: Recipe, workspace: Workspace) -> dict[str, Any]:
-    store = workspace.store
-    inbox = workspace.shards()
-    shards = [shard for shard in store.shards(recipe.name, "ugc") if shard in inbox]
-    last = runs.last(workspace.calls(recipe.name))
+def _status(chain: Chain) -> dict[str, Any]:
+    inbox = chain.workspace.shards()
+    shards = [shard for shard in chain.tables.shards("ugc") if shard in inbox]
     paths = {
-        "tables": store.path(recipe.name, "*", "*"),
-        "dataset": workspace.dataset(recipe.name),
-        **{f"policy {o}": workspace.policy(recipe.name, o) for o in recipe.training.objectives},
-        "report": workspace.report(recipe.name),
+        "tables": chain.workspace.store.path(chain.name, "*", "*"),
+        "dataset": chain.dataset,
+        **{f"policy {o}": chain.policy(o) for o in chain.recipe.training.objectives},
+        "report": chain.report,
     }
-    found = survey(recipe, recipe.stages(workspace.source), workspace)
+    found = survey(chain)
     return {
-        "recipe": recipe.name,
+        "recipe": chain.name,
         "shards": len(shards),
-        "stages": {stage: c._asdict() for stage, c in summary.funnel(store, recipe.name, shards).items()},
-        "roles": _by_role(recipe, last.get("stages", {})),
-        "cut_off": cut_off_share(summary.measured(store, recipe.name, "responses", shards)),
-        "rewards": summary.reward_shape(summary.measured(store, recipe.name, "rewards", shards)),
-        "policies": _policies(recipe, workspace),
-        "out_of_date": _out_of_date(recipe, found),
+        "stages": {stage: c._asdict() for stage, c in summary.funnel(chain.tables, shards).items()},
+        "roles": _by_role(chain, runs.of(chain)),
+        "cut_off": cut_off_share(summary.measured(chain.tables, "responses", shards)),
+        "rewards": summary.reward_shape(summary.measured(chain.tables, "rewards", shards)),
+        "policies": _policies(chain),
+        "out_of_date": _out_of_date(chain, found),
         "failed": {stage: dict(whys) for stage, whys in found.failed.items()},
         "paths": {name: path for name, path in paths.items() if name == "tables" or storage.exists(path)},
     }
 
 
-def _policies(recipe: Recipe, workspace: Workspace) -> dict[str, Summary]:
-    found = {o: Summary.recorded(workspace.policy(recipe.name, o)) for o in recipe.training.objectives}
+def _policies(chain: Chain) -> dict[str, Summary]:
+    found = {o: Summary.recorded(chain.policy(o)) for o in chain.recipe.training.objectives}
     return {objective: of for objective, of in found.items() if of}
 
 
@@ -119,37 +119,37 @@ def _print_calls(roles: Mapping[str, Mapping[str, Any]], *, current: bool) -> No
         _out.print("no model was asked in the last run" + ": every table was there and up to date" * current)
 
 
-def _print_best(recipe: Recipe, workspace: Workspace) -> None:
-    found, total = summary.best(workspace.store, recipe.name, _BEST)
+def _print_best(chain: Chain) -> None:
+    found, total = summary.best(chain.tables, _BEST)
     if not found:
         return
     _out.print()
     for line in showing.pairs(found, total, min(_out.width, _READABLE)):
         _out.print(line)
-    _out.print(f"\n  all behind a pair: pugc show pair {found[0].pair_id[:8]} --recipe {recipe.name}\n", style="dim")
+    _out.print(f"\n  all behind a pair: pugc show pair {found[0].pair_id[:8]} --recipe {chain.name}\n", style="dim")
 
 
-def _print_samples(recipe: Recipe, workspace: Workspace, objective: str | None) -> None:
+def _print_samples(chain: Chain, objective: str | None) -> None:
     """Start and trained side by side, of one policy: the first that there is."""
     if objective is None:
         return
-    kept = talk.samples(workspace.policy(recipe.name, objective))
-    if table := showing.side_by_side(kept, recipe.training.loss(objective).title, min(_out.width, _READABLE)):
+    kept = talk.samples(chain.policy(objective))
+    if table := showing.side_by_side(kept, chain.recipe.training.loss(objective).title, min(_out.width, _READABLE)):
         _out.print()
         _out.print(table)
 
 
-def _out_of_date(recipe: Recipe, found: Survey) -> list[str]:
+def _out_of_date(chain: Chain, found: Survey) -> list[str]:
     """A sentence on what a run would make, and one on what a refresh would make again."""
     lines = []
     waiting = sorted({shard for stage in SHARDED for shard in found.missing(stage) if found.made[stage]})
     if waiting:
         shown = ", ".join(waiting[:5]) + (" ..." if len(waiting) > 5 else "")
-        lines.append(f"{len(waiting)} shards have tables missing ({shown}): pugc run --recipe {recipe.name}")
+        lines.append(f"{len(waiting)} shards have tables missing ({shown}): pugc run --recipe {chain.name}")
     if unmade := [stage for stage in found.stages if found.total[stage] and not found.made[stage]]:
-        lines.append(f"not made yet: {', '.join(unmade)}: pugc run --recipe {recipe.name}")
+        lines.append(f"not made yet: {', '.join(unmade)}: pugc run --recipe {chain.name}")
     if stages := [stage for stage in found.stages if found.outdated(stage)]:
-        lines.append(f"{stages[0]} {found.sentence(stages[0])}: pugc stale, pugc refresh --recipe {recipe.name}")
+        lines.append(f"{stages[0]} {found.sentence(stages[0])}: pugc stale, pugc refresh --recipe {chain.name}")
     return lines
 
 
@@ -164,7 +164,7 @@ def _print_failed(failed: Mapping[str, Mapping[str, str]]) -> None:
             _out.print(f"  and {len(whys) - _LISTED} more; --json lists them all")
 
 
-def _by_role(recipe: Recipe, stages: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def _by_role(chain: Chain, stages: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Calls by role; with their cost, where the recipe has a price for the role's model."""
     roles: dict[str, dict[str, Any]] = {}
     for role in ROLES:
@@ -172,15 +172,15 @@ def _by_role(recipe: Recipe, stages: Mapping[str, Mapping[str, Any]]) -> dict[st
             total = roles.setdefault(role, dict.fromkeys((k for k in counts if k != "role"), 0))
             for name in total:
                 total[name] += counts[name]
-        price = recipe.model(role).price
+        price = chain.recipe.model(role).price
         if role in roles and price != Price():
             tokens = roles[role]["prompt_tokens"], roles[role]["completion_tokens"]
             roles[role]["cost"] = round(price.cost(*tokens), 6)
     return roles
 
 
-def _funnel_table(recipe: Recipe, stages: Mapping[str, Any]) -> Table:
-    table = Table("stage", title=f"recipe {recipe.name}", title_justify="left")
+def _funnel_table(chain: Chain, stages: Mapping[str, Any]) -> Table:
+    table = Table("stage", title=f"recipe {chain.name}", title_justify="left")
     for column in ("in", "kept", "dropped"):
         table.add_column(column, justify="right")
     table.add_column("reasons")
@@ -207,7 +207,7 @@ def _calls_table(roles: Mapping[str, Mapping[str, Any]]) -> Table:
     return table
 
 
-def stale(recipe: Recipe, found: Survey, *, as_json: bool, named: bool = False) -> None:
+def stale(chain: Chain, found: Survey, *, as_json: bool, named: bool = False) -> None:
     """Print what is out of date, stage by stage, and the command that mends it; `named`, with the names of shards."""
     if as_json:
         content = {
@@ -219,9 +219,9 @@ def stale(recipe: Recipe, found: Survey, *, as_json: bool, named: bool = False) 
             }
             for stage in found.stages
         }
-        click.echo(json.dumps({"recipe": recipe.name, "stages": content}, indent=2))
+        click.echo(json.dumps({"recipe": chain.name, "stages": content}, indent=2))
         return
-    table = Table("stage", title=f"recipe {recipe.name}", title_justify="left")
+    table = Table("stage", title=f"recipe {chain.name}", title_justify="left")
     for column in ("shards", "made", "out of date"):
         table.add_column(column, justify="right")
     table.add_column("why")
@@ -238,13 +238,13 @@ def stale(recipe: Recipe, found: Survey, *, as_json: bool, named: bool = False) 
         for why, shards in by_reason.items():
             _out.print(plain(f"{stage}, {why}: {', '.join(shards)}"), soft_wrap=True, markup=False)
     if any(found.outdated(stage) for stage in found.stages):
-        _out.print(f"mend it with: pugc refresh --recipe {recipe.name}")
+        _out.print(f"mend it with: pugc refresh --recipe {chain.name}")
 
 
-def pair(recipe: Recipe, workspace: Workspace, pair_id: str, *, as_json: bool) -> None:
+def pair(chain: Chain, pair_id: str, *, as_json: bool) -> None:
     """Print a pair and all behind it."""
-    behind = summary.lineage(workspace.store, recipe.name, pair_id)
-    asked = provenance.asked(recipe, recipe.stages(workspace.source), workspace, behind)
+    behind = summary.lineage(chain.tables, pair_id)
+    asked = provenance.asked(chain, behind)
     if as_json:
         click.echo(json.dumps({**behind, "asked": asked}, indent=2))
         return
@@ -274,25 +274,23 @@ def _panel(title: str, text: str, colour: str) -> None:
     _out.print(Panel(Text(plain(text)), title=Text(plain(title)), title_align="left", border_style=colour))
 
 
-def export(recipe: Recipe, workspace: Workspace, target: Path, what: str, everything: bool) -> int:
+def export(chain: Chain, target: Path, what: str, everything: bool) -> int:
     """Write a table, or the votes, to a file; returns its rows."""
     stage = "rewards" if what == "rationales" else what
     if stage not in STAGES:
         raise RecipeError(f"nothing called {what!r} to export", fix=f"take rationales, {', '.join(STAGES)}")
     if target.suffix not in exports.SUFFIXES:
         raise RecipeError(f"cannot export to {target.name}", fix=f"end the name in {' or '.join(exports.SUFFIXES)}")
-    if not workspace.store.shards(recipe.name, stage):
+    if not chain.tables.shards(stage):
         raise StorageError(
-            f"recipe {recipe.name} has no table {stage} yet", fix=f"pugc run --recipe {recipe.name} --to {stage}"
+            f"recipe {chain.name} has no table {stage} yet", fix=f"pugc run --recipe {chain.name} --to {stage}"
         )
-    frame = summary.rows(workspace.store, recipe.name, stage)
+    frame = summary.rows(chain.tables, stage)
     if not everything:
         frame = frame.filter(pl.col("keep"))
     if what == "rationales":
-        responses = summary.rows(workspace.store, recipe.name, "responses").select("response_id", response="text")
-        instructions = summary.rows(workspace.store, recipe.name, "instructions").select(
-            "instruction_id", "instruction"
-        )
+        responses = summary.rows(chain.tables, "responses").select("response_id", response="text")
+        instructions = summary.rows(chain.tables, "instructions").select("instruction_id", "instruction")
         votes = frame.select("response_id", "instruction_id", "votes").explode("votes").unnest("votes")
         frame = votes.join(responses.unique("response_id"), on="response_id", maintain_order="left").join(
             instructions.unique("instruction_id"), on="instruction_id", maintain_order="left"

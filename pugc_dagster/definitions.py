@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import dagster as dg
 
 from pugc_core import default, storage
 from pugc_core.errors import PugcError, RecipeError
-from pugc_core.recipe import Recipe, bundled, load
+from pugc_core.plan import POLICY, Chain
+from pugc_core.recipe import bundled, load
 from pugc_core.staleness import Survey
 from pugc_core.workspace import Workspace
 from pugc_dagster import automation, outdated
 from pugc_dagster.io import ShardTables
+from pugc_dagster.keys import key
 from pugc_dagster.project import data_root, recipe_folders
 from pugc_dagster.resources import EnginesResource, LedgerResource, WorkspaceResource
 from pugc_dagster.stages import dataset, policy, report
@@ -24,32 +26,32 @@ from pugc_dagster.stages.base import stage_asset
 log = logging.getLogger("pugc")
 
 
-def recipes() -> list[Recipe]:
-    """The recipes that the web UI shows: the user's own, the default, and the bundled ones that have tables; those of
-    them that can be loaded."""
+def chains() -> list[Chain]:
+    """The chains of the recipes that the web UI shows: the user's own, the default, and the bundled ones that have
+    tables; those of them that can be loaded."""
     return _load_all()[0]
 
 
-def _load_all() -> tuple[list[Recipe], dict[str, PugcError]]:
-    """The recipes, and by name what is wrong with those that cannot be loaded."""
+def _load_all() -> tuple[list[Chain], dict[str, PugcError]]:
+    """The chains, and by name what is wrong with recipes that cannot be loaded."""
+    workspace = Workspace(data_root())
     folders = recipe_folders()
     own = sorted(path for folder in folders for path in folder.glob("*.toml"))
-    loaded: dict[str, Recipe] = {}
+    loaded: dict[str, Chain] = {}
     broken: dict[str, PugcError] = {}
     # A user's recipe may replace a bundled one of the same name.
     others = [name for name in bundled() if name not in {path.stem for path in own} and _used(name)]
     for name in (*map(str, own), *others):
         try:
-            recipe = load(name, folders)
-            assets_of(recipe)
-            automation.nightly(recipe)
-            if recipe.name in loaded:
-                raise RecipeError(f"another recipe is called {recipe.name!r} too", fix='give it another `name = "..."`')
+            chain = Chain(load(name, folders), workspace)
+            automation.nightly(chain)
+            if chain.name in loaded:
+                raise RecipeError(f"another recipe is called {chain.name!r} too", fix='give it another `name = "..."`')
         except PugcError as err:
             log.error("recipe %s is left out: %s", name, err)
             broken[Path(name).stem] = err
             continue
-        loaded[recipe.name] = recipe
+        loaded[chain.name] = chain
     return list(loaded.values()), broken
 
 
@@ -72,15 +74,25 @@ def _notice(name: str, err: PugcError) -> dg.AssetSpec:
     return dg.AssetSpec([group, "cannot_be_loaded"], description=words, group_name=group, kinds={"toml"})
 
 
-def assets_of(recipe: Recipe) -> list[dg.AssetsDefinition]:
-    """The chain of one recipe, as a group."""
-    stages = recipe.stages(Workspace(data_root()).source)
-    tables = [(stage_asset if stage.sharded else dataset.asset)(recipe, stage) for stage in stages.values()]
-    return [*tables, *policy.assets(recipe, stages), report.asset(recipe)]
+def assets_of(chosen: Iterable[Chain]) -> list[dg.AssetsDefinition]:
+    """The assets of these chains, each once: what recipes share belongs to the one whose it is."""
+    made: dict[dg.AssetKey, dg.AssetsDefinition] = {}
+    for chain in chosen:
+        for name in chain.nodes:
+            if (asset := key(chain, name)) not in made:
+                made[asset] = _asset(chain.owner(name), name)
+        made[key(chain, "report")] = report.asset(chain)
+    return list(made.values())
+
+
+def _asset(owner: Chain, name: str) -> dg.AssetsDefinition:
+    if name.startswith(POLICY):
+        return policy.asset(owner, name)
+    return (stage_asset if owner.stages[name].sharded else dataset.asset)(owner, name)
 
 
 def of(
-    chosen: Sequence[Recipe],
+    chosen: Sequence[Chain],
     broken: Mapping[str, PugcError] | None = None,
     found: Mapping[str, Survey] | None = None,
 ) -> dg.Definitions:
@@ -88,7 +100,7 @@ def of(
     workspace = WorkspaceResource()
     return dg.Definitions(
         assets=[
-            *(asset for recipe in chosen for asset in assets_of(recipe)),
+            *assets_of(chosen),
             *(_notice(name, err) for name, err in (broken or {}).items()),
         ],
         resources={

@@ -17,11 +17,12 @@ from dagster._core.storage.tags import (  # the tags that the backfill daemon it
 
 from pugc_core import intake, staleness, storage
 from pugc_core.errors import CheckFailed, PugcError, RecipeError, SourceError
-from pugc_core.recipe import Recipe
+from pugc_core.plan import Chain
 from pugc_core.stages import CHAIN, SHARDED
 from pugc_core.staleness import Survey
 from pugc_core.workspace import Workspace
 from pugc_dagster import definitions, finished, history, project, recorded
+from pugc_dagster.keys import key
 from pugc_dagster.partitions import partitions_name, stretches
 from pugc_dagster.stages.base import RECIPE_TAG, RUN_TAG
 
@@ -64,9 +65,7 @@ def workspace() -> Workspace:
     return Workspace(project.data_root())
 
 
-def run(
-    found: dg.DagsterInstance, recipe: Recipe, workspace: Workspace, names: Sequence[str] = (), to: str | None = None
-) -> None:
+def run(found: dg.DagsterInstance, chain: Chain, names: Sequence[str] = (), to: str | None = None) -> None:
     """Materialize the recipe's chain for the shards `names` (all, when empty), up to the stage `to` (all, when None).
 
     Raises SourceError when there is no shard to run, RecipeError for an unknown stage, and what the stages raise.
@@ -74,17 +73,17 @@ def run(
     if to is not None and to not in CHAIN:
         raise RecipeError(f"no stage {to!r}; stages: {', '.join(CHAIN)}", fix="name one of them in --to")
     stages = CHAIN[: CHAIN.index(to) + 1] if to else CHAIN
-    inbox = workspace.shards()
+    inbox = chain.workspace.shards()
     _must_be_there(names, inbox)
     if not inbox:
         raise SourceError(
-            f"there is no shard in {workspace.inbox}", fix="pugc ingest FILE (jsonl, csv, parquet or xml)"
+            f"there is no shard in {chain.workspace.inbox}", fix="pugc ingest FILE (jsonl, csv, parquet or xml)"
         )
     found.add_dynamic_partitions(partitions_name(), sorted(inbox))
     for retired in set(found.get_dynamic_partitions(partitions_name())) - inbox.keys():
         found.delete_dynamic_partition(partitions_name(), retired)  # its file is gone
-    _run(found, recipe, workspace, stages, set(names or inbox), {})
-    finished.note(recipe, workspace, names or inbox, to)
+    _run(found, chain, stages, set(names or inbox), {})
+    finished.note(chain, names or inbox, to)
 
 
 def _must_be_there(names: Iterable[str], inbox: Collection[str]) -> None:
@@ -95,8 +94,7 @@ def _must_be_there(names: Iterable[str], inbox: Collection[str]) -> None:
 
 def refresh(
     found: dg.DagsterInstance,
-    recipe: Recipe,
-    workspace: Workspace,
+    chain: Chain,
     names: Collection[str] = (),
     *,
     note: Callable[[str], object] = lambda line: None,
@@ -109,8 +107,8 @@ def refresh(
     policies wait for them. Returns what was found before. `note` is told what is run, and the runs carry the run
     `parent` in their tags. Raises what the stages raise; what is done by then stays done.
     """
-    _must_be_there(names, workspace.shards())
-    before = staleness.survey(recipe, recipe.stages(workspace.source), workspace)
+    _must_be_there(names, chain.workspace.shards())
+    before = staleness.survey(chain)
     stages, shards = staleness.to_refresh(before, SHARDED)
     rest = [name for name in before.stages if name not in SHARDED and before.made[name]]
     if left := [shard for shard in shards if names and shard not in names]:
@@ -121,8 +119,8 @@ def refresh(
     if not shards and not rest:
         note("nothing to make again" if left else "everything is up to date")
         return before
-    found.add_dynamic_partitions(partitions_name(), sorted(workspace.shards()))
-    if not left and storage.exists(workspace.report(recipe.name)):
+    found.add_dynamic_partitions(partitions_name(), sorted(chain.workspace.shards()))
+    if not left and storage.exists(chain.report):
         rest.append("report")
     if shards:
         note("this run only waits; how far the work is stands in the runs tagged pugc/refresh with this run's id")
@@ -130,47 +128,46 @@ def refresh(
     if rest:
         note(f"then {', '.join(rest)}")
     # Shards between them that are up to date may be passed through: a table that is there costs next to nothing.
-    current = {s for s in workspace.shards() if not any(s in before.stages[stage] for stage in SHARDED)}
+    current = {s for s in chain.workspace.shards() if not any(s in before.stages[stage] for stage in SHARDED)}
     tags = {"pugc/refresh": parent} if parent else {}
-    _run(found, recipe, workspace, [*stages, *rest], set(shards), tags, bridges=current)
+    _run(found, chain, [*stages, *rest], set(shards), tags, bridges=current)
     return before
 
 
 def _run(
     found: dg.DagsterInstance,
-    recipe: Recipe,
-    workspace: Workspace,
+    chain: Chain,
     stages: Sequence[str],
     wanted: set[str],
     tags: Mapping[str, str],
     bridges: Collection[str] = (),
 ) -> None:
     """The sharded ones of `stages` over the shards `wanted`, then the others."""
-    finished.forget(recipe.name)
+    finished.forget(chain.name)
     known = list(found.get_dynamic_partitions(partitions_name()))
-    tags = {**tags, RUN_TAG: uuid.uuid4().hex[:12], RECIPE_TAG: recipe.name}
+    tags = {**tags, RUN_TAG: uuid.uuid4().hex[:12], RECIPE_TAG: chain.name}
     sharded = [stage for stage in stages if stage in SHARDED]
     failure: PugcError | None = None
     for stretch in stretches(known, wanted, bridges=bridges):
         ends = {ASSET_PARTITION_RANGE_START_TAG: stretch[0], ASSET_PARTITION_RANGE_END_TAG: stretch[-1]}
         try:
-            _execute(found, recipe, sharded, {**tags, **ends})
+            _execute(found, chain, sharded, {**tags, **ends})
         except PugcError as err:
             failure = failure or err
     if failure is not None:
         raise failure
-    footers = [workspace.store.footers(recipe.name, stage) for stage in sharded]
+    footers = [chain.tables.footers(stage) for stage in sharded]
     failed = {shard for there in footers for shard, footer in there.items() if footer.failed}
     rest = [stage for stage in stages if stage not in SHARDED]
     if rest and not (wanted and wanted <= failed):  # of nothing but failures no data set is made
-        _execute(found, recipe, rest, dict(tags))
+        _execute(found, chain, rest, dict(tags))
 
 
-def _execute(found: dg.DagsterInstance, recipe: Recipe, stages: Sequence[str], tags: dict[str, str]) -> None:
+def _execute(found: dg.DagsterInstance, chain: Chain, stages: Sequence[str], tags: dict[str, str]) -> None:
     """One run. A stage is named as in the asset's key after the recipe; "policy" means all of them."""
-    defs = definitions.of([recipe])
-    keys = defs.resolve_asset_graph().get_all_asset_keys()
-    selection = [key for key in keys if key.path[1] in stages or "/".join(key.path[1:]) in stages]
+    defs = definitions.of([chain])
+    names = [*chain.nodes, "report"]
+    selection = [key(chain, name) for name in names if name in stages or name.partition("/")[0] in stages]
     try:
         recorded.execute(
             found,

@@ -20,40 +20,36 @@ from pathlib import Path
 from pugc_core import exports, runs, storage
 from pugc_core.config import digest
 from pugc_core.errors import StorageError
-from pugc_core.recipe import Recipe
+from pugc_core.plan import Chain
 from pugc_core.records import ALL
 from pugc_core.stages import CHAIN, SHARDED, STAGES
 from pugc_core.staleness import Survey, survey
 from pugc_core.talk import SAMPLES
-from pugc_core.workspace import Workspace
 from pugc_dagster import project
 
 
-def covers(recipe: Recipe, workspace: Workspace, shards: Collection[str] = (), to: str | None = None) -> bool:
-    """Whether a run of these shards (all, when empty) up to the stage `to` (all, when None) would make nothing.
-
-    Raises what `Recipe.stages` raises, as the run would.
-    """
+def covers(chain: Chain, shards: Collection[str] = (), to: str | None = None) -> bool:
+    """Whether a run of these shards (all, when empty) up to the stage `to` (all, when None) would make nothing."""
     try:
-        note = json.loads(_place(recipe.name).read_bytes())
+        note = json.loads(_place(chain.name).read_bytes())
         finished, last, state = set(note["shards"]), str(note["to"]), str(note["state"])
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    names, to = set(shards or workspace.shards()), to or CHAIN[-1]
-    if not names or not names <= finished or to not in _reached(last) or state != _state(recipe, workspace):
+    names, to = set(shards or chain.workspace.shards()), to or CHAIN[-1]
+    if not names or not names <= finished or to not in _reached(last) or state != _state(chain):
         return False
-    return _settled(recipe, workspace, names, to)
+    return _settled(chain, names, to)
 
 
-def note(recipe: Recipe, workspace: Workspace, shards: Collection[str], to: str | None) -> None:
+def note(chain: Chain, shards: Collection[str], to: str | None) -> None:
     """Note that a run has ended well; but not where shards failed or a policy has no samples, which runs try again."""
-    forget(recipe.name)
+    forget(chain.name)
     to = to or CHAIN[-1]
-    if not _settled(recipe, workspace, set(shards), to):
+    if not _settled(chain, set(shards), to):
         return
-    page = {"shards": sorted(shards), "to": to, "state": _state(recipe, workspace)}
+    page = {"shards": sorted(shards), "to": to, "state": _state(chain)}
     with contextlib.suppress(StorageError):  # without a note the next run only takes longer
-        storage.write(str(_place(recipe.name)), json.dumps(page).encode())
+        storage.write(str(_place(chain.name)), json.dumps(page).encode())
 
 
 def forget(recipe: str) -> None:
@@ -62,13 +58,13 @@ def forget(recipe: str) -> None:
         _place(recipe).unlink()
 
 
-def record_idle(recipe: Recipe, workspace: Workspace, shards: Collection[str] = (), to: str | None = None) -> None:
+def record_idle(chain: Chain, shards: Collection[str] = (), to: str | None = None) -> None:
     """Note in the recipe's page of calls that its last run asked no model, as one that goes through everything does."""
-    roles = {name: stage.role or "" for name, stage in recipe.stages(workspace.source).items()}
+    roles = {name: stage.role or "" for name, stage in chain.stages.items()}
     reached = _reached(to or CHAIN[-1])
-    names = sorted(shards or workspace.shards())
+    names = sorted(shards or chain.workspace.shards())
     idle = {name: [ALL] if name == "dataset" else names for name in roles if name in reached}
-    runs.record_idle(workspace.calls(recipe.name), roles, idle)
+    runs.record_idle(chain.workspace.calls(chain.name), roles, idle)
 
 
 def _place(recipe: str) -> Path:
@@ -79,15 +75,15 @@ def _reached(to: str) -> tuple[str, ...]:
     return CHAIN[: CHAIN.index(to) + 1] if to in CHAIN else ()
 
 
-def _settled(recipe: Recipe, workspace: Workspace, shards: Collection[str], to: str) -> bool:
+def _settled(chain: Chain, shards: Collection[str], to: str) -> bool:
     """Whether staleness finds nothing to make for these shards, up to a stage, and every policy has its samples."""
-    found = survey(recipe, recipe.stages(workspace.source), workspace, to)
+    found = survey(chain, to)
     for stage in found.stages:
         if not _wanting(found, stage).keys().isdisjoint(shards if stage in SHARDED else {ALL}):
             return False
     if "policy" not in _reached(to):
         return True
-    folders = [workspace.policy(recipe.name, objective) for objective in recipe.training.objectives]
+    folders = [chain.policy(objective) for objective in chain.recipe.training.objectives]
     return all(storage.exists(storage.join(folder, SAMPLES)) for folder in folders)
 
 
@@ -96,18 +92,18 @@ def _wanting(found: Survey, stage: str) -> Mapping[str, str]:
     return {**found.stages[stage], **found.failed.get(stage, {})}
 
 
-def _state(recipe: Recipe, workspace: Workspace) -> str:
+def _state(chain: Chain) -> str:
     """Changes with the recipe, the program, and every file that a run reads or writes but for the ledger's."""
     folders = [
-        workspace.inbox,
-        *(storage.join(workspace.store.root, recipe.name, stage) for stage in STAGES),
-        *(storage.join(workspace.dataset(recipe.name), *view.split()) for view in exports.VIEWS),
-        *(workspace.policy(recipe.name, objective) for objective in recipe.training.objectives),
+        chain.workspace.inbox,
+        *(storage.join(chain.workspace.store.root, chain.tables.owner(stage), stage) for stage in STAGES),
+        *(storage.join(chain.dataset, *view.split()) for view in exports.VIEWS),
+        *(chain.policy(objective) for objective in chain.recipe.training.objectives),
     ]
-    reports, _, report = workspace.report(recipe.name).rpartition("/")
+    reports, _, report = chain.report.rpartition("/")
     files = {folder: storage.signatures(folder) for folder in folders}
     shown = storage.signatures(reports).get(report)
-    return digest([recipe.model_dump_json(), _program(), files, shown])
+    return digest([[each.recipe.model_dump_json() for each in chain.lineage], _program(), files, shown])
 
 
 def _program() -> list[str]:

@@ -12,10 +12,11 @@ from pugc_core.changes import Change
 from pugc_core.dispatch import Calls
 from pugc_core.measures import Measures, cut_off_share, moments, parse_rate, total
 from pugc_core.models import Price
-from pugc_core.recipe import Recipe
+from pugc_core.plan import Chain
 from pugc_core.records import NOTHING
 from pugc_core.stages import STAGES
 from pugc_core.tables import Footer
+from pugc_dagster.keys import key
 
 SAMPLE_ROWS = 3
 _CELL = 140
@@ -38,7 +39,7 @@ def of_shard(path: str, footer: Footer, calls: Calls | None, price: Price, *, re
 
 
 def of_run(
-    recipe: Recipe,
+    chain: Chain,
     stage: str,
     footers: Iterable[Footer],
     calls: Calls | None,
@@ -52,7 +53,7 @@ def of_run(
     counts, measures = sum((f.counts for f in all_), NOTHING), total(f.measures for f in all_)
     metadata: dict[str, Any] = {}
     if change is not None and (change.compared or change.gained or change.lost):
-        metadata["change"] = change.sentence(max(recipe.responses.k, 2))
+        metadata["change"] = change.sentence(max(chain.recipe.responses.k, 2))
         if change.examples:
             metadata["flipped pairs"] = dg.MetadataValue.md(_flipped(change))
     if stage == "rewards" and (shape := summary.reward_shape(measures)):
@@ -67,20 +68,20 @@ def of_run(
         "run/kept": counts.kept,
         "run/drop_reasons": dg.MetadataValue.json(dict(sorted(counts.dropped.items()))),
         **{f"run/{name}": value for name, value in _numbers(stage, measures).items()},
-        **column_lineage(recipe, stage),
+        **column_lineage(chain, stage),
     }
     if calls is not None:
         metadata |= {f"run/{name}": value for name, value in _calls(calls, price).items()}
     return metadata
 
 
-def sample(recipe: Recipe, stage: str, frame: pl.DataFrame) -> dict[str, Any]:
+def sample(chain: Chain, stage: str, frame: pl.DataFrame) -> dict[str, Any]:
     """The first rows that were kept; of pairs, both answers side by side."""
     kept = frame.filter("keep").head(SAMPLE_ROWS)
     if kept.is_empty():
         return {}
     if stage == "pairs":
-        return {"three pairs": dg.MetadataValue.md(pairs_side_by_side(recipe.name, kept.to_dicts()))}
+        return {"three pairs": dg.MetadataValue.md(pairs_side_by_side(chain.name, kept.to_dicts()))}
     names = STAGES[stage].sample
     if not names:
         return {}
@@ -131,15 +132,12 @@ def cell(value: Any, most: int = _CELL) -> str:
     return text
 
 
-def column_lineage(recipe: Recipe, stage: str) -> dict[str, Any]:
+def column_lineage(chain: Chain, stage: str) -> dict[str, Any]:
     """Which column comes from which, as the web UI draws it."""
     if not STAGES[stage].sources:
         return {}
     deps = {
-        column: [
-            dg.TableColumnDep(asset_key=dg.AssetKey([recipe.group, source]), column_name=name)
-            for source, name in sources
-        ]
+        column: [dg.TableColumnDep(asset_key=key(chain, source), column_name=name) for source, name in sources]
         for column, sources in STAGES[stage].sources.items()
     }
     return {"dagster/column_lineage": dg.TableColumnLineage(deps_by_column=deps)}

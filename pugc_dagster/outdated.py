@@ -15,32 +15,31 @@ from dagster._core.events import AssetMaterializationPlannedData
 
 from pugc_core import staleness
 from pugc_core.errors import PugcError, RecipeError
+from pugc_core.plan import Chain
 from pugc_core.recipe import Recipe, load
 from pugc_core.stages import SHARDED
 from pugc_core.staleness import Survey
-from pugc_core.workspace import Workspace
 from pugc_dagster import checks, finished
+from pugc_dagster.keys import key
 from pugc_dagster.partitions import partitions_name
-from pugc_dagster.project import data_root, recipe_folders
-from pugc_dagster.stages.base import key
+from pugc_dagster.project import recipe_folders
 
 log = logging.getLogger("pugc")
 
 
-def look(recipes: Iterable[Recipe]) -> dict[str, Survey]:
+def look(chains: Iterable[Chain]) -> dict[str, Survey]:
     """What is out of date, by recipe; those without tables, and those that cannot be looked at, are left out."""
-    workspace = Workspace(data_root())
     found = {}
-    for recipe in recipes:
+    for chain in chains:
         try:
-            if workspace.store.shards(recipe.name, "ugc"):
-                found[recipe.name] = staleness.survey(recipe, recipe.stages(workspace.source), workspace)
+            if chain.tables.shards("ugc"):
+                found[chain.name] = staleness.survey(chain)
         except Exception as err:  # storage that is away for a while, say, is no reason to show nothing at all
-            log.warning("recipe %s: what is out of date is not known: %s", recipe.name, err)
+            log.warning("recipe %s: what is out of date is not known: %s", chain.name, err)
     return found
 
 
-def refresh(recipe: Recipe, found: Survey | None = None) -> dg.JobDefinition:
+def refresh(chain: Chain, found: Survey | None = None) -> dg.JobDefinition:
     """The job that makes again what is out of date. Its launch page names the shards that are, by `found`."""
     by_shard = _to_refresh(found)
     listed = by_shard if len(by_shard) <= checks.LISTED else {}
@@ -52,31 +51,31 @@ def refresh(recipe: Recipe, found: Survey | None = None) -> dg.JobDefinition:
             "may stay as they are. Empty means all that are out of date when the job runs.",
         )
 
-    @dg.op(name=f"{recipe.group}_make_again", description="What is not out of date keeps its tables and costs nothing.")
+    @dg.op(
+        name=f"{chain.recipe.group}_make_again",
+        description="What is not out of date keeps its tables and costs nothing.",
+    )
     def op(context: dg.OpExecutionContext, config: OutOfDate) -> None:
         from pugc_dagster import execute  # it needs the definitions, which need this module
 
-        workspace = execute.workspace()
         names = list[str]()  # Left as it is, the list means all that are out of date by now.
         if config.shards.keys() != listed.keys():
-            retired = listed.keys() - workspace.shards().keys()  # since the definitions were loaded
+            retired = listed.keys() - chain.workspace.shards().keys()  # since the definitions were loaded
             names = [shard for shard in config.shards if shard not in retired]
-        before = execute.refresh(
-            context.instance, recipe, workspace, names, note=context.log.info, parent=context.run_id
-        )
+        before = execute.refresh(context.instance, chain, names, note=context.log.info, parent=context.run_id)
         for stage in before.stages:
             context.log.info(f"{stage}: {before.sentence(stage)}")
 
-    words = f"Recipe {recipe.name}: makes again what is out of date, and what follows from it; as does `pugc refresh`."
+    words = f"Recipe {chain.name}: makes again what is out of date, and what follows from it; as does `pugc refresh`."
 
-    @dg.job(name=f"{recipe.group}_refresh", description=_description(words, found))
+    @dg.job(name=f"{chain.recipe.group}_refresh", description=_description(words, found))
     def job() -> None:
         op()
 
     return job
 
 
-def mark(recipe: Recipe, found: Survey | None = None) -> dg.JobDefinition:
+def mark(chain: Chain, found: Survey | None = None) -> dg.JobDefinition:
     """The job that makes shards that are out of date count as failed in the web UI, so that a backfill can pick them.
 
     Dagster takes a partition for failed when a run that meant to make it has failed since. So this run says that it
@@ -91,23 +90,22 @@ def mark(recipe: Recipe, found: Survey | None = None) -> dg.JobDefinition:
             "that are not to be marked. Empty means all.",
         )
 
-    @dg.op(name=f"{recipe.group}_mark", description="Makes nothing; fails when anything is out of date.")
+    @dg.op(name=f"{chain.recipe.group}_mark", description="Makes nothing; fails when anything is out of date.")
     def op(context: dg.OpExecutionContext, config: Marked) -> None:
-        workspace = Workspace(data_root())
         if unknown := config.stages.keys() - set(SHARDED):
             raise RecipeError(f"no stage {', '.join(unknown)} with shards", fix=f"take of {', '.join(SHARDED)}")
-        now = staleness.survey(recipe, recipe.stages(workspace.source), workspace)
+        now = staleness.survey(chain)
         known = set(context.instance.get_dynamic_partitions(partitions_name()))
         marked = {stage: [s for s in _wanting(now, stage) if s in known] for stage in config.stages or SHARDED}
         for stage, shards in marked.items():
             for shard in shards:
-                planned = AssetMaterializationPlannedData(key(recipe, stage), partition=shard)
+                planned = AssetMaterializationPlannedData(key(chain, stage), partition=shard)
                 event = dg.DagsterEvent.build_asset_materialization_planned_event(context.job_name, "", planned)
                 context.instance.report_dagster_event(event, context.run_id)
         if not any(marked.values()):
             context.log.info("nothing is out of date")
             return
-        finished.forget(recipe.name)  # the next run, once they are current again, takes the marks away
+        finished.forget(chain.name)  # the next run, once they are current again, takes the marks away
         raise dg.Failure(
             "Out of date, and marked so: "
             + ", ".join(f"{len(shards)} shards of {stage}" for stage, shards in marked.items() if shards)
@@ -117,11 +115,11 @@ def mark(recipe: Recipe, found: Survey | None = None) -> dg.JobDefinition:
         )
 
     words = (
-        f"Recipe {recipe.name}: marks the shards that are out of date as failed, so that the dialog that materializes "
+        f"Recipe {chain.name}: marks the shards that are out of date as failed, so that the dialog that materializes "
         "assets picks them under *Failed*. The run itself fails, which is the mark; it makes nothing and asks no model."
     )
 
-    @dg.job(name=f"{recipe.group}_mark_stale", description=_description(words, found))
+    @dg.job(name=f"{chain.recipe.group}_mark_stale", description=_description(words, found))
     def job() -> None:
         op()
 
@@ -166,7 +164,7 @@ def _description(words: str, found: Survey | None) -> str:
     return "\n".join([words, "", "When the definitions were loaded:", "", *lines]) + names
 
 
-def staleness_sensor(recipes: Sequence[Recipe]) -> dg.SensorDefinition:
+def staleness_sensor(chains: Sequence[Chain]) -> dg.SensorDefinition:
     """The sensor that keeps the checks `up_to_date` true between runs: after a prompt was edited, say."""
 
     @dg.sensor(
@@ -175,27 +173,26 @@ def staleness_sensor(recipes: Sequence[Recipe]) -> dg.SensorDefinition:
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Compares every table with what would be made now, and says so in the checks `up_to_date`.",
     )
-    def sensor(context: dg.SensorEvaluationContext, workspace: dg.ResourceParam[Workspace]) -> dg.SensorResult:
-        events: list[dg.AssetCheckEvaluation] = []
-        for recipe in recipes:
-            if not workspace.store.shards(recipe.name, "ugc"):
+    def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        events: dict[dg.AssetKey, list[dg.AssetCheckEvaluation]] = {}
+        for chain in chains:
+            if not chain.tables.shards("ugc"):
                 continue
             try:
-                now = _as_it_is(recipe)
-                found = staleness.survey(now, now.stages(workspace.source), workspace)
+                now = Chain(_as_it_is(chain.recipe), chain.workspace)
+                found = staleness.survey(now)
             except PugcError as err:
-                context.log.warning(f"recipe {recipe.name}: {err}")
+                context.log.warning(f"recipe {chain.name}: {err}")
                 continue
-            assets = {stage: key(recipe, *stage.split("/")) for stage in found.stages}
+            assets = {stage: key(now, stage) for stage in found.stages if key(now, stage) not in events}
             said = _said(context.instance, assets.values())
-            events += [
-                _evaluation(result)
-                for stage, asset in assets.items()
-                if said.get(asset) != found.sentence(stage) and (found.made[stage] or asset in said)
-                for result in checks.of_survey(asset, stage, found)
-            ]
-        skip = None if events else dg.SkipReason("nothing to say that was not said")
-        return dg.SensorResult(asset_events=events, skip_reason=skip)
+            for stage, asset in assets.items():
+                new = said.get(asset) != found.sentence(stage) and (found.made[stage] or asset in said)
+                results = checks.of_survey(asset, stage, found) if new else ()
+                events[asset] = [_evaluation(result) for result in results]
+        told = [event for some in events.values() for event in some]
+        skip = None if told else dg.SkipReason("nothing to say that was not said")
+        return dg.SensorResult(asset_events=told, skip_reason=skip)
 
     return sensor
 

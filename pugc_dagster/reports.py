@@ -20,9 +20,7 @@ from markupsafe import Markup
 from pugc_core import dropped, plots, provenance, runs, storage, summary, talk
 from pugc_core.errors import StorageError
 from pugc_core.measures import cut_off_share
-from pugc_core.recipe import Recipe
-from pugc_core.stages.base import Stage
-from pugc_core.workspace import Workspace
+from pugc_core.plan import Chain
 
 LISTED = 2000
 """Pairs in the table."""
@@ -32,17 +30,17 @@ WHOLE = 100
 """Pairs, of the widest margin, that are shown with all behind them."""
 
 
-def write(recipe: Recipe, workspace: Workspace) -> str:
+def write(chain: Chain) -> str:
     """Write the report and return its path."""
     environment = Environment(loader=PackageLoader("pugc_dagster"), autoescape=True, undefined=StrictUndefined)
     scripts = _scripts()
     page = environment.get_template("report.html").render(
-        **_content(recipe, workspace),
+        **_content(chain),
         style=Markup(_kept("vendor/tabulator_simple.min.css")),
         scripts=[Markup(script) for script in scripts],
         hashes=[Markup(f"'sha256-{_sha256(script)}'") for script in scripts],
     )
-    path = workspace.report(recipe.name)
+    path = chain.report
     storage.write(path, page.encode())
     return path
 
@@ -97,29 +95,29 @@ def _sha256(text: str) -> str:
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _content(recipe: Recipe, workspace: Workspace) -> dict[str, Any]:
-    store, name = workspace.store, recipe.name
-    inbox = workspace.shards()
-    shards = [shard for shard in store.shards(name, "ugc") if shard in inbox]
-    footer = store.footer(name, "dataset", "_all")
-    kept = summary.rows(store, name, "dataset").filter("keep").sort("margin", "pair_id", descending=[True, False])
+def _content(chain: Chain) -> dict[str, Any]:
+    tables = chain.tables
+    inbox = chain.workspace.shards()
+    shards = [shard for shard in tables.shards("ugc") if shard in inbox]
+    footer = tables.footer("dataset", "_all")
+    kept = summary.rows(tables, "dataset").filter("keep").sort("margin", "pair_id", descending=[True, False])
     policies = {
-        objective: _training(Path(workspace.policy(name, objective)) / "training.json")
-        for objective in recipe.training.objectives
+        objective: _training(Path(chain.policy(objective)) / "training.json")
+        for objective in chain.recipe.training.objectives
     }
-    whole = _whole(recipe, workspace, kept.head(WHOLE))
-    calls = runs.last(workspace.calls(name)).get("stages", {})
-    counted = summary.funnel(store, name, shards)
-    judged = summary.measured(store, name, "rewards", shards)
+    whole = _whole(chain, kept.head(WHOLE))
+    calls = runs.of(chain)
+    counted = summary.funnel(tables, shards)
+    judged = summary.measured(tables, "rewards", shards)
     pairs = kept.head(LISTED)
-    left_out = dropped.sample(store, name, shards, DROPPED)
+    left_out = dropped.sample(tables, shards, DROPPED)
     known = {behind["pair"]["pair_id"] for behind in whole}
     return {
-        "recipe": recipe,
+        "recipe": chain.recipe,
         "fingerprint": footer.content if footer else "none yet",
         "shards": shards,
         "funnel": counted,
-        "cut_off": cut_off_share(summary.measured(store, name, "responses", shards)),
+        "cut_off": cut_off_share(summary.measured(tables, "responses", shards)),
         "rewards": summary.reward_shape(judged),
         "calls": calls,
         "asked": any(c["made"] or c["from_ledger"] for c in calls.values()),
@@ -135,8 +133,8 @@ def _content(recipe: Recipe, workspace: Workspace) -> dict[str, Any]:
         "whole": whole,
         "left_out": min(WHOLE, kept.height) - len(whole),
         "policies": {objective: record for objective, record in policies.items() if record},
-        "samples": {objective: talk.samples(workspace.policy(name, objective)) for objective in policies},
-        "pictures": _pictures(recipe, workspace, kept, judged, counted, policies, shards),
+        "samples": {objective: talk.samples(chain.policy(objective)) for objective in policies},
+        "pictures": _pictures(chain, kept, judged, counted, policies, shards),
     }
 
 
@@ -158,21 +156,19 @@ def _row(pair: Mapping[str, Any], behind: set[str]) -> dict[str, Any]:
     }
 
 
-def _whole(recipe: Recipe, workspace: Workspace, pairs: pl.DataFrame) -> list[dict[str, Any]]:
+def _whole(chain: Chain, pairs: pl.DataFrame) -> list[dict[str, Any]]:
     """Pairs with post, instruction, responses, votes, and what was asked of whom. A pair whose tables have changed
     since the data set was made is left out."""
-    stages: Mapping[str, Stage] = recipe.stages(workspace.source)
     found = []
-    for behind in summary.lineages(workspace.store, recipe.name, pairs["pair_id"].to_list()):
+    for behind in summary.lineages(chain.tables, pairs["pair_id"].to_list()):
         with contextlib.suppress(StorageError):  # a table that has changed meanwhile
-            behind["asked"] = provenance.asked(recipe, stages, workspace, behind)
+            behind["asked"] = provenance.asked(chain, behind)
             found.append(behind)
     return found
 
 
 def _pictures(
-    recipe: Recipe,
-    workspace: Workspace,
+    chain: Chain,
     kept: pl.DataFrame,
     judged: Mapping[str, float],
     counted: Mapping[str, Any],
@@ -181,7 +177,7 @@ def _pictures(
 ) -> dict[str, Markup]:
     figures = {"funnel": plots.funnel(counted)}
     if judged:
-        spreads = summary.rows(workspace.store, recipe.name, "rewards", shards)["spread"]
+        spreads = summary.rows(chain.tables, "rewards", shards)["spread"]
         figures |= {"rewards": plots.rewards(judged), "agreement": plots.agreement(spreads)}
     if kept.height:
         figures["pairs"] = plots.pairs(kept)

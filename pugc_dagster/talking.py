@@ -17,40 +17,37 @@ from pugc_core.engines import EngineHost
 from pugc_core.engines.base import Generation
 from pugc_core.engines.pins import pinned
 from pugc_core.errors import EngineError
+from pugc_core.plan import Chain
 from pugc_core.prompts.responses import parse
-from pugc_core.recipe import Recipe
 from pugc_core.talk import START, Side, Talk, sides
-from pugc_core.workspace import Workspace
 from pugc_dagster.terminal import echo, plain
 
 Answers = Mapping[str, Sequence[Generation]]
 
 
-def sample(
-    recipe: Recipe, workspace: Workspace, question: str, names: Sequence[str], draws: int, *, as_json: bool
-) -> None:
+def sample(chain: Chain, question: str, names: Sequence[str], draws: int, *, as_json: bool) -> None:
     """Ask once, and print the answers of every side."""
-    chosen = _chosen(recipe, workspace, names)
+    chosen = _chosen(chain, names)
     with EngineHost() as host, _waiting():
-        answers = _talk(recipe, workspace, chosen, host).ask(question, draws)
+        answers = _talk(chain, chosen, host).ask(question, draws)
     if as_json:
         shown = {name: [_as_json(each) for each in given] for name, given in answers.items()}
-        click.echo(json.dumps({"recipe": recipe.name, "question": question, "answers": shown}, indent=2))
+        click.echo(json.dumps({"recipe": chain.name, "question": question, "answers": shown}, indent=2))
     else:
         _print(answers)
 
 
-def chat(recipe: Recipe, workspace: Workspace, names: Sequence[str]) -> None:
+def chat(chain: Chain, names: Sequence[str]) -> None:
     """Ask again and again; each side remembers what it said. An empty line or the end of the input is the end."""
-    chosen = _chosen(recipe, workspace, names)
+    chosen = _chosen(chain, names)
     people = sys.stdin.isatty()
     if people:
         echo(f"{' | '.join(side.name for side in chosen)}: an empty line ends, /new begins anew", err=True, dim=True)
     with EngineHost() as host:
-        talk = _talk(recipe, workspace, chosen, host)
+        talk = _talk(chain, chosen, host)
         while (line := _line(people)) is not None:
             if line == "/new":
-                talk = _talk(recipe, workspace, chosen, host)
+                talk = _talk(chain, chosen, host)
                 continue
             try:
                 with _waiting():
@@ -63,16 +60,16 @@ def chat(recipe: Recipe, workspace: Workspace, names: Sequence[str]) -> None:
             _print(answers)
 
 
-def _chosen(recipe: Recipe, workspace: Workspace, names: Sequence[str]) -> list[Side]:
-    chosen = sides(recipe, workspace, names)
-    if [side.name for side in chosen] == [START] and not names and recipe.training.objectives:
-        echo(f"no policy of recipe {recipe.name} is trained yet (pugc run --recipe {recipe.name})", err=True, dim=True)
+def _chosen(chain: Chain, names: Sequence[str]) -> list[Side]:
+    chosen = sides(chain, names)
+    if [side.name for side in chosen] == [START] and not names and chain.recipe.training.objectives:
+        echo(f"no policy of recipe {chain.name} is trained yet (pugc run --recipe {chain.name})", err=True, dim=True)
     return chosen
 
 
-def _talk(recipe: Recipe, workspace: Workspace, chosen: Sequence[Side], host: EngineHost) -> Talk:
-    pinned_sides = [Side(side.name, pinned(side.model, workspace.ledger)) for side in chosen]
-    return Talk(recipe, recipe.stages(workspace.source), pinned_sides, host)
+def _talk(chain: Chain, chosen: Sequence[Side], host: EngineHost) -> Talk:
+    pinned_sides = [Side(side.name, pinned(side.model, chain.workspace.ledger)) for side in chosen]
+    return Talk(chain, pinned_sides, host)
 
 
 @contextmanager

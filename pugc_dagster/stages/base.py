@@ -11,7 +11,7 @@ import dagster as dg
 
 from pugc_core import runs
 from pugc_core.changes import Change, compare
-from pugc_core.checks import Tables, gate
+from pugc_core.checks import Checked, gate
 from pugc_core.config import digest
 from pugc_core.dispatch import Calls
 from pugc_core.engines import EngineHost
@@ -20,17 +20,17 @@ from pugc_core.errors import PugcError, StorageError, Unforeseen
 from pugc_core.ledger import Ledger
 from pugc_core.models import Price
 from pugc_core.pipeline import Inputs, Made, Pass
+from pugc_core.plan import Chain
 from pugc_core.progress import Reporter
-from pugc_core.recipe import Recipe
 from pugc_core.records import ALL
 from pugc_core.references import References
 from pugc_core.stages import STAGES
 from pugc_core.stages.base import Stage
 from pugc_core.staleness import survey
 from pugc_core.tables import Footer, Loaded
-from pugc_core.workspace import Workspace
 from pugc_dagster import checks, events, metadata
 from pugc_dagster.io import ShardStream
+from pugc_dagster.keys import key
 from pugc_dagster.partitions import EVERY_SHARDS_RUN, shards
 
 RUN_TAG = "pugc/run"
@@ -47,11 +47,6 @@ _TYPES = {
 }
 
 
-def key(recipe: Recipe, *path: str) -> dg.AssetKey:
-    """An asset's key: the recipe's group, then the stage."""
-    return dg.AssetKey([recipe.group, *path])
-
-
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
     """Backfill policies have been "beta" for two years, and each asset would say so at every start."""
@@ -61,12 +56,13 @@ def _quietly() -> Iterator[None]:
 
 
 @_quietly()
-def stage_asset(recipe: Recipe, stage: Stage) -> dg.AssetsDefinition:
-    """The asset of a partitioned stage."""
+def stage_asset(chain: Chain, name: str) -> dg.AssetsDefinition:
+    """The asset of a node of `chain`, its owner, that has a table per shard."""
+    recipe, stage = chain.recipe, chain.stages[name]
 
     @dg.asset(
-        key=key(recipe, stage.name),
-        ins={name: dg.AssetIn(key=key(recipe, name)) for name in stage.inputs},
+        key=key(chain, name),
+        ins={slot: dg.AssetIn(key=key(chain, slot)) for slot in stage.inputs},
         description=stage.about,
         group_name=recipe.group,
         partitions_def=shards,
@@ -82,13 +78,13 @@ def stage_asset(recipe: Recipe, stage: Stage) -> dg.AssetsDefinition:
             "dagster/column_schema": column_schema(stage.name),
             **({"model": recipe.model(stage.role).id} if stage.role else {}),
         },
-        check_specs=checks.specs(key(recipe, stage.name), stage.name),
+        check_specs=checks.specs(key(chain, name), stage),
     )
     def asset(context: dg.AssetExecutionContext, **tables: Mapping[str, Loaded]) -> Any:
         names = context.partition_keys
-        seen = Seen(context.resources.workspace, recipe, stage)
-        for name in stage.inputs:
-            gate(seen.tables(name, _footers(tables[name]), made=[]))
+        seen = Seen(chain, stage)
+        for slot in stage.inputs:
+            gate(seen.checked(slot, _footers(tables[slot]), made=[]))
         yield dg.Output(ShardStream(stream(context, seen, names, tables)))
         yield from seen.check_results()
 
@@ -106,8 +102,8 @@ def _footers(tables: Mapping[str, Loaded]) -> dict[str, Footer]:
 class Seen:
     """What a step saw go by: the footers of its shards, which of them it made, what changed, what it asked."""
 
-    def __init__(self, workspace: Workspace, recipe: Recipe, stage: Stage) -> None:
-        self.workspace, self.recipe, self.stage = workspace, recipe, stage
+    def __init__(self, chain: Chain, stage: Stage) -> None:
+        self.chain, self.stage = chain, stage
         self.footers: dict[str, Footer] = {}
         self.made: list[str] = []
         self.metadata: dict[str, dict[str, Any]] = {}
@@ -117,22 +113,22 @@ class Seen:
 
     @property
     def price(self) -> Price:
-        return self.recipe.model(self.stage.role).price if self.stage.role else Price()
+        return self.chain.recipe.model(self.stage.role).price if self.stage.role else Price()
 
     def add(self, made: Made) -> None:
         """A shard that is about to be written."""
-        name, store = self.stage.name, self.workspace.store
+        name, tables = self.stage.name, self.chain.tables
         self.footers[made.shard] = made.footer
-        path = store.path(self.recipe.name, name, made.shard)
+        path = tables.path(name, made.shard)
         calls = made.calls if self.stage.role else None
         self.metadata[made.shard] = metadata.of_shard(path, made.footer, calls, self.price, reused=made.frame is None)
         if made.frame is None:
             return
         self.made.append(made.shard)
-        self.samples = self.samples or metadata.sample(self.recipe, name, made.frame)
+        self.samples = self.samples or metadata.sample(self.chain, name, made.frame)
         if name == "pairs":
             with contextlib.suppress(StorageError):  # none before, or a damaged one
-                self.change += compare(store.read(self.recipe.name, name, made.shard), made.frame)
+                self.change += compare(tables.read(name, made.shard), made.frame)
 
     def of_run(self, calls: Calls) -> dict[str, Any]:
         """Metadata that all shards of the run share, also with those of the run's earlier passes over this stage."""
@@ -142,53 +138,52 @@ class Seen:
         asked = total if self.stage.role else None
         footers = self.footers
         if self.earlier.shards:
-            there = self.workspace.store.footers(self.recipe.name, self.stage.name)
+            there = self.chain.tables.footers(self.stage.name)
             footers = {shard: there[shard] for shard in self.earlier.shards if shard in there} | footers
         change = self.change if self.stage.name == "pairs" else None
         if not self.made and self.footers and self.stage.name != "dataset":  # show what is there
             with contextlib.suppress(StorageError):
-                first = self.workspace.store.read(self.recipe.name, self.stage.name, next(iter(self.footers)))
-                self.samples = metadata.sample(self.recipe, self.stage.name, first)
-        return metadata.of_run(self.recipe, self.stage.name, footers.values(), asked, self.price, change, self.samples)
+                first = self.chain.tables.read(self.stage.name, next(iter(self.footers)))
+                self.samples = metadata.sample(self.chain, self.stage.name, first)
+        return metadata.of_run(self.chain, self.stage.name, footers.values(), asked, self.price, change, self.samples)
 
-    def tables(self, stage: str, footers: Mapping[str, Footer], made: Sequence[str]) -> Tables:
+    def checked(self, stage: str, footers: Mapping[str, Footer], made: Sequence[str]) -> Checked:
         """What checks look at: a stage's tables of this run."""
-        recipe = self.recipe
-        return Tables(self.workspace.store, recipe.name, stage, footers, made, recipe.checks, recipe.rewards.n)
+        recipe = self.chain.recipe
+        return Checked(self.chain.tables, stage, footers, made, recipe.checks, recipe.rewards.n)
 
     def check_results(self) -> Iterator[dg.AssetCheckResult]:
-        asset, name = key(self.recipe, self.stage.name), self.stage.name
-        yield from checks.results(asset, self.tables(name, self.footers, made=self.made))
-        found = survey(self.recipe, self.recipe.stages(self.workspace.source), self.workspace, to=name)
-        yield from checks.of_survey(asset, name, found)
+        name = self.stage.name
+        asset = key(self.chain, name)
+        yield from checks.results(asset, self.checked(name, self.footers, made=self.made))
+        yield from checks.of_survey(asset, name, survey(self.chain, to=name))
 
 
 def stream(context: dg.AssetExecutionContext, seen: Seen, names: Sequence[str], inputs: Inputs) -> Generator[Made]:
     """The stage's shards as they are made, with their metadata; when it ends, however it ends, its calls are noted."""
-    stage, recipe, workspace = seen.stage, seen.recipe, seen.workspace
+    stage, chain, recipe, workspace = seen.stage, seen.chain, seen.chain.recipe, seen.chain.workspace
     ledger: Ledger = context.resources.ledger
     host: EngineHost = context.resources.engines
     model = recipe.model(stage.role or "policy")
     work = Pass(
         stage,
-        recipe.name,
         names,
         inputs,
-        store=workspace.store,
+        tables=chain.tables,
         ledger=ledger,
         engine=lambda: host.engine(pinned(model, ledger.root)),
         context=model.context,
         path_of=workspace.source,
         source_hashes=workspace.source_hashes() if stage.name == "ugc" else {},
         progress=Reporter(f"{recipe.name} {stage.name}", context.log.info),
-        references=References(workspace.store, recipe.name, workspace.shards()),
+        references=References(chain.tables, workspace.shards()),
     )
     page, run = workspace.calls(recipe.name), context.run.tags.get(RUN_TAG, context.run.run_id)
     seen.earlier = runs.earlier(page, run, stage.name)
     seen.change = seen.earlier.change
     begun = time.monotonic()
     written: list[str] = []
-    asset = key(recipe, stage.name)
+    asset = key(chain, stage.name)
     try:
         for made in work:
             seen.add(made)

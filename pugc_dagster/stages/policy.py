@@ -17,32 +17,29 @@ from pugc_core.engines.pins import pinned
 from pugc_core.errors import PugcError, TrainingError
 from pugc_core.licences import licences
 from pugc_core.models import ModelSpec
+from pugc_core.plan import POLICY, Chain
 from pugc_core.progress import Reporter
-from pugc_core.recipe import Recipe
 from pugc_core.records import ALL
-from pugc_core.stages.base import Stage
 from pugc_core.staleness import survey
 from pugc_core.training import card, lineage
 from pugc_core.training.config import VERSION
 from pugc_core.training.run import run
 from pugc_core.training.summary import Summary
-from pugc_core.workspace import Workspace
 from pugc_dagster import checks
+from pugc_dagster.keys import key
 from pugc_dagster.metadata import cell, table
 from pugc_dagster.resources import told
-from pugc_dagster.stages.base import key
 
 SENTENCE = "The policy, trained by {objective} to prefer the chosen answers; an ordinary Hugging Face folder."
 
 
-def assets(recipe: Recipe, stages: Mapping[str, Stage]) -> list[dg.AssetsDefinition]:
-    return [_policy(recipe, objective, stages) for objective in recipe.training.objectives]
+def asset(chain: Chain, name: str) -> dg.AssetsDefinition:
+    """The asset of a node of `chain`, its owner, that is a policy."""
+    recipe, objective = chain.recipe, name.removeprefix(POLICY)
 
-
-def _policy(recipe: Recipe, objective: str, stages: Mapping[str, Stage]) -> dg.AssetsDefinition:
     @dg.asset(
-        key=key(recipe, "policy", objective),
-        deps=[key(recipe, "dataset")],
+        key=key(chain, name),
+        deps=[key(chain, "dataset")],
         description=SENTENCE.format(objective=recipe.training.loss(objective).title),
         group_name=recipe.group,
         code_version=digest([VERSION, recipe.training.knobs(objective)]),
@@ -52,24 +49,24 @@ def _policy(recipe: Recipe, objective: str, stages: Mapping[str, Stage]) -> dg.A
         check_specs=[
             dg.AssetCheckSpec(
                 "learned",
-                asset=key(recipe, "policy", objective),
+                asset=key(chain, name),
                 description="The loss is a number, and of the pairs that were trained on the chosen answers have come "
                 "out ahead of the rejected ones. The held-out pairs say whether that holds for others.",
             ),
-            checks.up_to_date_spec(key(recipe, "policy", objective)),
+            checks.up_to_date_spec(key(chain, name)),
         ],
     )
     def policy(context: dg.AssetExecutionContext) -> dg.MaterializeResult:  # type: ignore[type-arg]
-        workspace: Workspace = context.resources.workspace
-        asset = key(recipe, "policy", objective)
+        workspace = chain.workspace
+        place = key(chain, name)
         host: EngineHost = context.resources.engines
         if "://" in workspace.root:
             raise TrainingError(
                 f"a policy is trained from and into local folders, and the data lies on {workspace.root}",
                 fix="pugc export the dataset, or set PUGC_DATA to a folder",
             )
-        out = Path(workspace.policy(recipe.name, objective))
-        footer = workspace.store.footer(recipe.name, "dataset", ALL)
+        out = Path(chain.policy(objective))
+        footer = chain.tables.footer("dataset", ALL)
         wanted = lineage.wanted(recipe, objective, footer.content if footer else None)
         if lineage.same(lineage.recorded(str(out)), wanted):
             context.log.info("the policy is what this dataset and recipe would give again; nothing to train")
@@ -77,14 +74,14 @@ def _policy(recipe: Recipe, objective: str, stages: Mapping[str, Stage]) -> dg.A
             reused = True
         else:
             host.close()  # the models that made the data give the memory to the training
-            summary = _train(context, recipe, objective, workspace, out)
+            summary = _train(context, chain, objective, out)
             reused = False
         # Also where nothing was trained: other shards may have given the same data set.
         lineage.record(str(out), wanted, dict(footer.inputs) if footer else {})
-        asked = {name: stage.fingerprint["prompt"] for name, stage in stages.items() if stage.role}
-        pairs = workspace.store.read(recipe.name, "dataset", ALL, ["license", "keep"])
+        asked = {stage.name: stage.fingerprint["prompt"] for stage in chain.stages.values() if stage.role}
+        pairs = chain.tables.read("dataset", ALL, ["license", "keep"])
         card.write(out, recipe, summary, wanted, asked, licences(pairs))
-        shown = _samples(context, recipe, objective, workspace, out)
+        shown = _samples(context, chain, objective, out)
         if recipe.training.push_to:
             context.log.info(f"pushed to {card.push(out, f'{recipe.training.push_to}-{objective}')}")
         picture = base64.b64encode(plots.png(plots.curves(summary.curve, objective))).decode()
@@ -109,7 +106,7 @@ def _policy(recipe: Recipe, objective: str, stages: Mapping[str, Stage]) -> dg.A
                 "reused": dg.MetadataValue.bool(reused),
             },
             data_version=dg.DataVersion(digest(wanted)),
-            check_results=[_learned(asset, summary), _up_to_date(asset, recipe, f"policy/{objective}", workspace)],
+            check_results=[_learned(place, summary), checks.up_to_date(place, name, survey(chain))],
         )
 
     return policy
@@ -133,18 +130,12 @@ def _learned(asset: dg.AssetKey, summary: Summary) -> dg.AssetCheckResult:
     )
 
 
-def _up_to_date(asset: dg.AssetKey, recipe: Recipe, name: str, workspace: Workspace) -> dg.AssetCheckResult:
-    return checks.up_to_date(asset, name, survey(recipe, recipe.stages(workspace.source), workspace))
-
-
-def _samples(
-    context: dg.AssetExecutionContext, recipe: Recipe, objective: str, workspace: Workspace, out: Path
-) -> list[dict[str, str]]:
+def _samples(context: dg.AssetExecutionContext, chain: Chain, objective: str, out: Path) -> list[dict[str, str]]:
     """Answers of start and policy to held-out questions, kept in the policy's folder for the report."""
     place = out / talk.SAMPLES
     if not place.is_file():
         try:
-            shown = talk.held_out(recipe, workspace, context.resources.engines, objective)
+            shown = talk.held_out(chain, context.resources.engines, objective)
         except PugcError as err:  # the policy is trained all the same
             context.log.warning(f"no samples of the policy: {err}")
             return []
@@ -157,9 +148,8 @@ class _OneWriter(dg.PipesTempFileMessageReader):
     """Dagster's own says the same, with a warning in the log of every training that it is in preview."""
 
 
-def _train(
-    context: dg.AssetExecutionContext, recipe: Recipe, objective: str, workspace: Workspace, out: Path
-) -> Summary:
+def _train(context: dg.AssetExecutionContext, chain: Chain, objective: str, out: Path) -> Summary:
+    recipe = chain.recipe
     # The lines of the log come from the training itself, through Dagster Pipes; the terminal's bar is ours.
     reporter = Reporter(f"{recipe.name} policy/{objective}", lambda _: None)
 
@@ -173,7 +163,7 @@ def _train(
         context.log.info(what)
         progress.say(f"{recipe.name} policy/{objective}: {what}")
 
-    start = pinned(recipe.model("policy"), workspace.ledger)
+    start = pinned(recipe.model("policy"), chain.workspace.ledger)
     start.bring(told(context.log.info))
     progress.say(f"{recipe.name} policy/{objective}: starting the training: about 20 s")
     with dg.open_pipes_session(
@@ -183,7 +173,7 @@ def _train(
     ) as session:
         summary = run(
             system_role=recipe.model("policy").system_role,
-            dataset=workspace.dataset(recipe.name),
+            dataset=chain.dataset,
             start=start_of(start),
             objective=objective,
             config=recipe.training,

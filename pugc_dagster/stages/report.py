@@ -3,34 +3,32 @@
 import dagster as dg
 
 from pugc_core import progress, storage
-from pugc_core.recipe import Recipe
-from pugc_core.workspace import Workspace
+from pugc_core.plan import POLICY, Chain
 from pugc_dagster import reports
-from pugc_dagster.stages.base import key
+from pugc_dagster.keys import key
 
 SENTENCE = "One HTML file, readable offline: rows kept and dropped, calls, rewards, example pairs, trainings."
 
 
-def asset(recipe: Recipe) -> dg.AssetsDefinition:
-    policies = [key(recipe, "policy", objective) for objective in recipe.training.objectives]
+def asset(chain: Chain) -> dg.AssetsDefinition:
+    before = [name for name in chain.nodes if name == "dataset" or name.startswith(POLICY)]
 
     @dg.asset(
-        key=key(recipe, "report"),
-        deps=[key(recipe, "dataset"), *policies],
+        key=key(chain, "report"),
+        deps=[key(chain, name) for name in before],
         description=SENTENCE,
-        group_name=recipe.group,
+        group_name=chain.recipe.group,
         required_resource_keys={"workspace"},
         kinds={"html"},
         check_specs=[
             dg.AssetCheckSpec(
-                "opens_offline", asset=key(recipe, "report"), description="The page asks nothing of any server."
+                "opens_offline", asset=key(chain, "report"), description="The page asks nothing of any server."
             )
         ],
     )
     def report(context: dg.AssetExecutionContext) -> dg.MaterializeResult:  # type: ignore[type-arg]
-        workspace: Workspace = context.resources.workspace
         with progress.doing("writing the report: seconds"):
-            path = reports.write(recipe, workspace)
+            path = reports.write(chain)
         asked = reports.outside(storage.read(path).decode())
         return dg.MaterializeResult(
             metadata={"path": dg.MetadataValue.path(path)},

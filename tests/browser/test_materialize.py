@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from helpers.stories import PATIENCE, RECIPE
 
+from pugc_core.plan import Chain
 from pugc_core.workspace import Workspace
 from pugc_dagster import console, execute
 
@@ -105,9 +106,9 @@ def test_the_report_opens_offline(project: Path, posts: Callable[..., Path], pag
         workspace = execute.workspace()
         execute.ingest(instance, workspace, [str(posts(name, 30)) for name in ("knives", "bread")])
         recipe = load("scripted", recipe_folders())
-        execute.run(instance, recipe, workspace, to="dataset")
+        execute.run(instance, Chain(recipe, workspace), to="dataset")
     page.context.set_offline(True)
-    assert opened(page, Path(reports.write(recipe, workspace))) == []
+    assert opened(page, Path(reports.write(Chain(recipe, workspace)))) == []
     assert page.locator("svg").count() >= 4
     rows = page.locator("#pairs .tabulator-row")
     rows.first.wait_for()
@@ -167,7 +168,7 @@ def test_texts_in_the_report_never_become_markup(
         workspace = execute.workspace()
         execute.ingest(instance, workspace, [str(posts("knives", 6))])
         recipe = load("scripted", recipe_folders())
-        execute.run(instance, recipe, workspace, to="dataset")
+        execute.run(instance, Chain(recipe, workspace), to="dataset")
     policy = Path(workspace.policy("scripted", "dpo"))
     policy.mkdir(parents=True)
     sample = {"question": HOSTILE, "start": HOSTILE, "trained": HOSTILE}
@@ -177,7 +178,7 @@ def test_texts_in_the_report_never_become_markup(
     monkeypatch.setattr(reports, "_row", lambda *a: {**real(*a), **texts, "rejected": f"{HOSTILE} too"})
     lost = dict.fromkeys(("stage", "shard", "reason", "id", "text", "note"), HOSTILE)
     monkeypatch.setattr(dropped, "sample", lambda *a: [lost])
-    assert opened(page, Path(reports.write(recipe, workspace))) == []
+    assert opened(page, Path(reports.write(Chain(recipe, workspace)))) == []
     for table in ("pairs", "dropped"):
         page.locator(f"#{table} .tabulator-row").first.click()
         assert HOSTILE.split()[0] in page.inner_text("dialog")

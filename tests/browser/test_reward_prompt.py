@@ -10,6 +10,7 @@ import pytest
 from helpers.stories import PATIENCE, RECIPE
 
 from pugc_core import runs
+from pugc_core.plan import Chain
 from pugc_core.prompts.rewards import WORDINGS
 from pugc_core.recipe import load
 from pugc_core.workspace import Workspace
@@ -27,7 +28,7 @@ def test_edit_see_refresh_compare(site: Any, page: Any, picture: Callable[[str],
     shards = len(console.samples())
     with execute.instance() as instance:
         execute.ingest(instance, workspace, [str(path) for path in console.samples()])
-        execute.run(instance, load("mine", recipe_folders()), workspace, to="dataset")
+        execute.run(instance, Chain(load("mine", recipe_folders()), workspace), to="dataset")
 
     def calls() -> dict[str, int]:
         return {stage: c["made"] for stage, c in runs.last(workspace.calls("mine"))["stages"].items()}
@@ -91,5 +92,5 @@ def test_edit_see_refresh_compare(site: Any, page: Any, picture: Callable[[str],
     # The old prompt back costs nothing.
     prompt.write_text(first)
     with execute.instance() as instance:
-        execute.refresh(instance, load("mine", recipe_folders()), workspace)
+        execute.refresh(instance, Chain(load("mine", recipe_folders()), workspace))
     assert set(calls().values()) == {0}

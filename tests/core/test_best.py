@@ -9,7 +9,7 @@ import pytest
 from pugc_core import summary
 from pugc_core.records import ALL
 from pugc_core.stages import STAGES
-from pugc_core.tables import Store, make_footer
+from pugc_core.tables import Store, Tables, make_footer
 
 
 def test_the_best_pairs_are_of_different_posts(tmp_path: Path) -> None:
@@ -25,7 +25,7 @@ def test_the_best_pairs_are_of_different_posts(tmp_path: Path) -> None:
         ("h", "p6", 5.0, 1.0, False),
     ]
     store = Store(str(tmp_path))
-    assert summary.best(store, "mine", 3) == ([], 0)
+    assert summary.best(Tables(store, "mine"), 3) == ([], 0)
     blank = dict.fromkeys(STAGES["dataset"].table.schema)
     frame = STAGES["dataset"].table.frame(
         {
@@ -39,7 +39,7 @@ def test_the_best_pairs_are_of_different_posts(tmp_path: Path) -> None:
         for pair, post, chosen, rejected, kept in rows
     )
     store.write("mine", frame, make_footer(frame, "dataset", ALL, {}, {}))
-    found, total = summary.best(store, "mine", 4)
+    found, total = summary.best(Tables(store, "mine"), 4)
     assert [pair.pair_id for pair in found] == ["c", "f", "g", "e"]
     assert total == 7
     assert found[0] == summary.Shown("c", "s", "How c?", "chosen c", "rejected c", 4.5, 1.0, 3.5)

@@ -13,6 +13,7 @@ from pugc_core import exports, licences, storage
 from pugc_core.licences import identifier, metadata
 from pugc_core.states import states
 from pugc_core.summary import funnel
+from pugc_core.tables import Tables
 from pugc_core.training import card
 
 
@@ -84,8 +85,8 @@ def write(chain: Chain, folder: Path) -> str:
         chain.rows("dataset"),
         recipe=name,
         fingerprint="abc",
-        funnel=funnel(store, name, ["a", "b"]),
-        states=states(store, name, ["a", "b"]),
+        funnel=funnel(Tables(store, name), ["a", "b"]),
+        states=states(Tables(store, name), ["a", "b"]),
         wordings=[stage.prompt for stage in stages.values() if stage.role],
     )
     return (folder / "README.md").read_text(encoding="utf-8")

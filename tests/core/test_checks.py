@@ -10,11 +10,11 @@ from helpers.chain import Chain, posts, scripted_recipe
 
 from pugc_core import checks, measures, storage, summary
 from pugc_core.changes import Change, compare
-from pugc_core.checks import ChecksConfig, Tables
+from pugc_core.checks import Checked, ChecksConfig
 from pugc_core.engines.base import Request
 from pugc_core.engines.scripted import ScriptedEngine, plausible
 from pugc_core.stages import SHARDED
-from pugc_core.tables import Footer, make_footer
+from pugc_core.tables import Footer, Tables, make_footer
 
 
 @pytest.fixture
@@ -25,10 +25,10 @@ def chain(tmp_path: Path) -> Chain:
     return chain
 
 
-def tables(chain: Chain, stage: str, **config: float) -> Tables:
+def tables(chain: Chain, stage: str, **config: float) -> Checked:
     store, name = chain.workspace.store, chain.recipe.name
     footers = store.footers(name, stage)
-    return Tables(store, name, stage, footers, list(footers), ChecksConfig(**config), chain.recipe.rewards.n)
+    return Checked(Tables(store, name), stage, footers, list(footers), ChecksConfig(**config), chain.recipe.rewards.n)
 
 
 def rewrite(chain: Chain, stage: str, shard: str, frame: pl.DataFrame) -> Footer:
@@ -118,7 +118,7 @@ def test_a_damaged_neighbour_is_not_this_runs_business(chain: Chain) -> None:
     all_ = tables(chain, "quality")
     path = chain.workspace.store.path("scripted", "quality", "a")
     storage.write(path, b"PAR1 no more")
-    alone = Tables(all_.store, all_.recipe, "quality", {"b": all_.footers["b"]}, ["b"], all_.config)
+    alone = Checked(all_.all, "quality", {"b": all_.footers["b"]}, ["b"], all_.config)
     assert checks.drift(alone).passed
     assert checks.counts(alone).passed
 

@@ -15,7 +15,7 @@ import pytest
 from helpers.chain import ASKING, STAGES, Chain, no_engine, posts, scripted_recipe
 from helpers.engines import AnyOrder
 
-from pugc_core import pipeline
+from pugc_core import pipeline, plan
 from pugc_core.engines.base import Request
 from pugc_core.engines.scripted import ScriptedEngine, plausible
 from pugc_core.errors import EngineError, StorageError
@@ -437,7 +437,7 @@ def test_a_bad_file_is_an_empty_shard_that_says_why_until_the_file_is_fixed(
     assert all(footer and footer.rows_in == 0 for footer in footers.values())
     assert {stage for stage, footer in footers.items() if footer and footer.failed} == {"ugc"}
     assert {stage: list(failed) for stage, failed in ran.failed.items()} == {"ugc": ["bad"]}
-    found = survey(chain.recipe, chain.recipe.stages(chain.workspace.source), chain.workspace, to="dataset")
+    found = survey(plan.Chain(chain.recipe, chain.workspace), to="dataset")
     assert {stage: list(failed) for stage, failed in found.failed.items()} == {"ugc": ["bad"]}
     assert "bad.jsonl" in found.failed["ugc"]["bad"]
     assert "fix: " in found.failed["ugc"]["bad"]
@@ -448,9 +448,7 @@ def test_a_bad_file_is_an_empty_shard_that_says_why_until_the_file_is_fixed(
     assert chain.run(engine=no_engine).made == {}
     assert chain.files() == before
     chain.put("bad", posts(10, start=200))
-    assert survey(chain.recipe, chain.recipe.stages(chain.workspace.source), chain.workspace).stages["ugc"] == {
-        "bad": "its file changed"
-    }
+    assert survey(plan.Chain(chain.recipe, chain.workspace)).stages["ugc"] == {"bad": "its file changed"}
     fixed = chain.run()
     assert fixed.made == {stage: ["_all"] if stage == "dataset" else ["bad"] for stage in STAGES}
     assert not fixed.failed

@@ -12,12 +12,12 @@ import polars as pl
 from helpers.chain import Chain, no_engine, posts, scripted_recipe
 from helpers.stages import ident, table
 
-from pugc_core import provenance, storage, summary
+from pugc_core import plan, provenance, storage, summary
 from pugc_core.references import References
 from pugc_core.stages import STAGES
 from pugc_core.stages.rewards import REFERENCE
 from pugc_core.staleness import survey
-from pugc_core.tables import Store, make_footer
+from pugc_core.tables import Store, Tables, make_footer
 
 Post = tuple[str, str | None, str | None]
 """Text, thread, reason it was dropped for."""
@@ -33,7 +33,7 @@ def stored(root: Path, shards: Mapping[str, Sequence[Post]]) -> References:
         ]
         frame = table(STAGES["ugc"].table, rows)
         store.write("r", frame, make_footer(frame, "ugc", shard, {}, {}))
-    return References(store, "r")
+    return References(Tables(store, "r"))
 
 
 def shown(references: References, *shards: str) -> dict[str, str | None]:
@@ -73,7 +73,7 @@ def test_no_other_post(tmp_path: Path) -> None:
         references = stored(tmp_path / name, {"a": of, "b": [("gone", None, "too_short")]})
         assert set(shown(references, "a").values()) == {None}
         assert references.text(ident("one")) is None
-    nothing = References(Store(str(tmp_path / "none")), "r")
+    nothing = References(Tables(Store(str(tmp_path / "none")), "r"))
     assert nothing.other(ident("one")) is None
     assert nothing.table("a").is_empty()
 
@@ -87,7 +87,7 @@ def test_a_new_post_changes_the_reference_of_one(tmp_path: Path) -> None:
 
 def test_shards_that_are_not_asked_for_lend_nothing(tmp_path: Path) -> None:
     stored(tmp_path, {"a": [("one", None, None), ("two", None, None)], "retired": [("old", None, None)]})
-    assert set(shown(References(Store(str(tmp_path)), "r", ["a"]), "a").values()) == {"one", "two"}
+    assert set(shown(References(Tables(Store(str(tmp_path)), "r"), ["a"]), "a").values()) == {"one", "two"}
 
 
 def chain(root: Path, **shards: list[str]) -> Chain:
@@ -116,17 +116,16 @@ def test_a_new_shard_makes_those_out_of_date_whose_references_it_changes(tmp_pat
     named are just those that a run makes again."""
     made = chain(tmp_path, **{f"s{i:02}": posts(8, start=100 * i) for i in range(12)})
     made.run()
-    stages = RANDOM.stages(made.workspace.source)
-    assert not survey(RANDOM, stages, made.workspace).stages["rewards"]
+    assert not survey(plan.Chain(RANDOM, made.workspace)).stages["rewards"]
     assert not made.run(engine=no_engine).made
     made.put("t", posts(3, start=5000))
     made.run(shards=["t"], to="ugc")
-    outdated = survey(RANDOM, stages, made.workspace).outdated("rewards")
+    outdated = survey(plan.Chain(RANDOM, made.workspace)).outdated("rewards")
     assert set(outdated.values()) == {"posts came or went, and with them its random references"}
     assert 1 <= len(outdated) <= 3, "three new posts stand in for three others at most"
     again = made.run()
     assert set(again.made["rewards"]) == {*outdated, "t"}
-    assert not survey(RANDOM, stages, made.workspace).stages["rewards"]
+    assert not survey(plan.Chain(RANDOM, made.workspace)).stages["rewards"]
 
 
 def test_own_references_have_no_such_input(tmp_path: Path) -> None:
@@ -142,13 +141,12 @@ def test_provenance_shows_the_prompts_that_were_sent(tmp_path: Path) -> None:
     made = chain(tmp_path, a=posts(30), b=posts(30, start=100))
     made.run()
     sent = {r.messages[-1].content for r in made.last.requests["rewards"]}
-    stages = RANDOM.stages(made.workspace.source)
     texts = dict(made.rows("ugc").select("ugc_id", "text").iter_rows())
-    pairs = summary.rows(made.workspace.store, "scripted", "pairs").filter("keep")["pair_id"].to_list()
+    pairs = summary.rows(Tables(made.workspace.store, "scripted"), "pairs").filter("keep")["pair_id"].to_list()
     assert pairs
     for pair in pairs:
-        behind = summary.lineage(made.workspace.store, "scripted", pair)
-        asked = provenance.asked(RANDOM, stages, made.workspace, behind)["rewards"]
+        behind = summary.lineage(Tables(made.workspace.store, "scripted"), pair)
+        asked = provenance.asked(plan.Chain(RANDOM, made.workspace), behind)["rewards"]
         assert asked["current"]
         assert asked[REFERENCE] != behind["post"]["ugc_id"]
         for response in asked["responses"].values():
@@ -160,11 +158,11 @@ def test_provenance_says_when_another_post_would_be_shown_now(tmp_path: Path) ->
     made = chain(tmp_path, a=posts(30))
     made.run()
     behind = summary.lineage(
-        made.workspace.store, "scripted", made.rows("pairs").filter(pl.col("keep"))["pair_id"].to_list()[0]
+        Tables(made.workspace.store, "scripted"), made.rows("pairs").filter(pl.col("keep"))["pair_id"].to_list()[0]
     )
     made.put("b", posts(60, start=1000))
     made.run(shards=["b"], to="ugc")
-    asked = provenance.asked(RANDOM, RANDOM.stages(made.workspace.source), made.workspace, behind)
+    asked = provenance.asked(plan.Chain(RANDOM, made.workspace), behind)
     assert not asked["rewards"]["current"]
     assert asked["quality"]["current"]
 
@@ -176,7 +174,7 @@ def test_posts_of_one_thread_never_judge_each_other(tmp_path: Path) -> None:
     storage.write(path, b"".join(orjson.dumps(row) + b"\n" for row in rows))
     made.run()
     threads = {row["text"]: row["thread"] for row in rows}
-    references = References(made.workspace.store, "scripted")
+    references = References(Tables(made.workspace.store, "scripted"))
     for ugc_id, text in made.rows("ugc").select("ugc_id", "text").iter_rows():
         other = references.text(ugc_id)
         assert other is not None

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from helpers.chain import STAGES, Chain, posts, scripted_recipe
 
-from pugc_core import memory, storage
+from pugc_core import memory, plan, storage
 from pugc_core.records import ALL
 from pugc_core.stages.quality import Quality
 from pugc_core.staleness import MISSING, Survey, survey, to_refresh
@@ -27,7 +27,7 @@ def chain(tmp_path: Path) -> Chain:
 
 def look(chain: Chain, **changes: object) -> Survey:
     recipe = scripted_recipe(**changes)
-    return survey(recipe, recipe.stages(chain.workspace.source), chain.workspace)
+    return survey(plan.Chain(recipe, chain.workspace))
 
 
 def stale(found: Survey) -> dict[str, dict[str, str]]:

@@ -8,10 +8,11 @@ import pytest
 from helpers.chain import Chain, posts, scripted_recipe
 
 from pugc_core import checks, storage
-from pugc_core.checks import ChecksConfig, Tables
+from pugc_core.checks import Checked, ChecksConfig
 from pugc_core.errors import CheckFailed
 from pugc_core.records import ALL
 from pugc_core.states import states
+from pugc_core.tables import Tables
 
 JUDGE = "Post: {ugc}\nQuestion: {instruction}\nAnswer: {response}\nFeedback, then [RESULT] 1 to 5."
 
@@ -25,15 +26,15 @@ def chain(tmp_path: Path) -> Chain:
     return chain
 
 
-def tables(chain: Chain, stage: str = "pairs", **config: bool) -> Tables:
+def tables(chain: Chain, stage: str = "pairs", **config: bool) -> Checked:
     store, name = chain.workspace.store, chain.recipe.name
     footers = store.footers(name, stage)
-    return Tables(store, name, stage, footers, [], ChecksConfig(**config))
+    return Checked(Tables(store, name), stage, footers, [], ChecksConfig(**config))
 
 
 def said(chain: Chain) -> list[str]:
     store = chain.workspace.store
-    return [str(d) for d in states(store, "scripted", store.shards("scripted", "pairs")).differences]
+    return [str(d) for d in states(Tables(store, "scripted"), store.shards("scripted", "pairs")).differences]
 
 
 def test_shards_of_one_run_are_in_one_state(chain: Chain) -> None:
@@ -41,7 +42,7 @@ def test_shards_of_one_run_are_in_one_state(chain: Chain) -> None:
     assert checks.one_state(tables(chain)).words == "3 shards were made in the same way"
     assert checks.one_state(tables(chain, "dataset")).passed
     checks.refuse_mixture(tables(chain))
-    found = states(chain.workspace.store, "scripted", ["a", "b", "c"])
+    found = states(Tables(chain.workspace.store, "scripted"), ["a", "b", "c"])
     assert [(a.stage, a.model, a.shards) for a in found.asked()] == [
         (stage, f"{model}@scripted", ("a", "b", "c"))
         for stage, model in (

@@ -15,6 +15,7 @@ from pugc_core.engines.scripted import ScriptedEngine
 from pugc_core.errors import EngineError, RecipeError, TrainingError
 from pugc_core.ledger import Ledger
 from pugc_core.models import ModelSpec
+from pugc_core.plan import Chain
 from pugc_core.prompts.base import Message
 from pugc_core.recipe import Recipe, load
 from pugc_core.records import ALL
@@ -32,23 +33,23 @@ def make(tmp_path: Path, extra: str = "") -> tuple[Recipe, Workspace]:
 
 
 def train(recipe: Recipe, workspace: Workspace, objective: str) -> str:
-    folder = workspace.policy(recipe.name, objective)
+    folder = Chain(recipe, workspace).policy(objective)
     lineage.record(folder, {}, {})
     return folder
 
 
 def test_the_start_and_what_is_trained_are_asked(tmp_path: Path) -> None:
     recipe, workspace = make(tmp_path)
-    assert [side.name for side in sides(recipe, workspace)] == ["start"]
+    assert [side.name for side in sides(Chain(recipe, workspace))] == ["start"]
     folder = train(recipe, workspace, "simpo")
-    assert [side.name for side in sides(recipe, workspace)] == ["start", "simpo"]
-    start, trained = sides(recipe, workspace, ["start", "simpo", "start"])
+    assert [side.name for side in sides(Chain(recipe, workspace))] == ["start", "simpo"]
+    start, trained = sides(Chain(recipe, workspace), ["start", "simpo", "start"])
     assert start.model == recipe.model("policy")
     assert trained.model == start.model.model_copy(update={"id": folder})
     with pytest.raises(TrainingError, match="policy dpo of recipe mine is not trained yet"):
-        sides(recipe, workspace, ["dpo"])
+        sides(Chain(recipe, workspace), ["dpo"])
     with pytest.raises(RecipeError, match="no policy kto") as err:
-        sides(recipe, workspace, ["kto"])
+        sides(Chain(recipe, workspace), ["kto"])
     assert "start, dpo, simpo" in str(err.value.fix)
 
 
@@ -60,7 +61,7 @@ def test_what_was_trained_runs_here_where_its_start_is_on_a_server(tmp_path: Pat
             'options = { max_retries = 1 }\n[roles]\npolicy = "far"\n',
         )
         train(recipe, workspace, "dpo")
-        start, trained = (side.model for side in sides(recipe, workspace))
+        start, trained = (side.model for side in sides(Chain(recipe, workspace)))
         assert start.base_urls == ("http://far/v1",)
         assert (trained.engine, trained.base_urls, trained.revision, trained.options) == ("auto", (), None, {})
 
@@ -91,7 +92,7 @@ def test_held_out_questions_are_answered_by_both_and_the_start_is_not_asked_twic
     hosts = Hosts(**{start.id: ScriptedEngine(lambda *_: "afresh"), folder: ScriptedEngine(lambda *_: "learnt")})
     heard: list[str] = []
     with progress.listen(lambda state: None, heard.append):
-        found = held_out(recipe, workspace, hosts, "dpo")
+        found = held_out(Chain(recipe, workspace), hosts, "dpo")
     assert found == [
         {"question": "How a?", "start": "as before", "trained": "learnt"},
         {"question": "How d?", "start": "afresh", "trained": "learnt"},
@@ -122,7 +123,7 @@ class Hosts(EngineHost):
 def talk(tmp_path: Path, hosts: Hosts, toml: str = "") -> Talk:
     recipe, workspace = make(tmp_path, toml)
     models = {name: ModelSpec(id=name, engine="scripted") for name in hosts.engines}
-    return Talk(recipe, recipe.stages(workspace.source), [Side(n, m) for n, m in models.items()], hosts)
+    return Talk(Chain(recipe, workspace), [Side(n, m) for n, m in models.items()], hosts)
 
 
 def test_each_side_remembers_what_it_said_itself(tmp_path: Path) -> None:

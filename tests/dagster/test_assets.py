@@ -13,11 +13,12 @@ import pytest
 
 from pugc_core import runs, storage
 from pugc_core.errors import StorageError, TrainingError
+from pugc_core.plan import Chain
 from pugc_core.recipe import load
 from pugc_core.stages import SHARDED
 from pugc_core.stages.quality import Quality
 from pugc_core.summary import rows
-from pugc_core.tables import Store
+from pugc_core.tables import Store, Tables
 from pugc_core.workspace import Workspace
 from pugc_dagster import definitions, execute, history
 from pugc_dagster.project import data_root, recipe_folders
@@ -39,7 +40,7 @@ def metadata_of(instance: dg.DagsterInstance, key: dg.AssetKey, shard: str | Non
 
 def test_every_recipe_in_use_is_a_group_and_every_asset_says_what_it_is(project: Path) -> None:
     def groups() -> set[str]:
-        graph = definitions.of(definitions.recipes()).resolve_asset_graph()
+        graph = definitions.of(definitions.chains()).resolve_asset_graph()
         nodes = [graph.get(key) for key in graph.get_all_asset_keys()]
         assert all(node.description and node.description.endswith(".") for node in nodes)
         return {node.group_name for node in nodes}
@@ -55,7 +56,7 @@ def test_every_recipe_in_use_is_a_group_and_every_asset_says_what_it_is(project:
 
 def test_a_broken_recipe_is_left_out_and_the_others_load(project: Path, caplog: pytest.LogCaptureFixture) -> None:
     (project / "recipes" / "broken.toml").write_text('extends = "tiny"\n[quality]\nmin_scroe = 3\n')
-    groups = {node.group_name for node in definitions.of(definitions.recipes()).resolve_asset_graph().asset_nodes}
+    groups = {node.group_name for node in definitions.of(definitions.chains()).resolve_asset_graph().asset_nodes}
     assert "scripted" in groups
     assert "broken" not in groups
     assert "min_scroe" in caplog.text
@@ -63,7 +64,7 @@ def test_a_broken_recipe_is_left_out_and_the_others_load(project: Path, caplog: 
 
 def test_code_version_follows_the_fingerprint(project: Path) -> None:
     def versions() -> dict[str, str | None]:
-        graph = definitions.of(definitions.recipes()).resolve_asset_graph()
+        graph = definitions.of(definitions.chains()).resolve_asset_graph()
         return {key.path[1]: graph.get(key).code_version for key in keys("scripted", *CHAIN)}
 
     before = versions()
@@ -75,7 +76,7 @@ def test_code_version_follows_the_fingerprint(project: Path) -> None:
 
 def run(names: tuple[str, ...] = (), to: str | None = "dataset", recipe: str = "scripted") -> None:
     with execute.instance() as instance:
-        execute.run(instance, load(recipe, recipe_folders()), Workspace(data_root()), names, to)
+        execute.run(instance, Chain(load(recipe, recipe_folders()), Workspace(data_root())), names, to)
 
 
 def ingest(*files: Path) -> None:
@@ -157,7 +158,7 @@ def test_one_broken_file_holds_up_no_other_shard_and_is_red_in_one_place(
     store = Workspace(data_root()).store
     for stage in SHARDED:
         assert store.shards("scripted", stage) == ["a", "b", "c"]
-    assert set(rows(store, "scripted", "dataset")["shard"]) == {"a"}
+    assert set(rows(Tables(store, "scripted"), "dataset")["shard"]) == {"a"}
     with execute.instance() as instance:
         runs_ = instance.get_runs()
         assert [r.status for r in runs_] == [dg.DagsterRunStatus.SUCCESS] * 2  # the shards' and the data set's
@@ -174,7 +175,7 @@ def test_one_broken_file_holds_up_no_other_shard_and_is_red_in_one_place(
     source.write_bytes(whole)
     before = {stage: store.footer("scripted", stage, "a") for stage in SHARDED}
     run()
-    assert set(rows(store, "scripted", "dataset")["shard"]) == {"a", "b", "c"}
+    assert set(rows(Tables(store, "scripted"), "dataset")["shard"]) == {"a", "b", "c"}
     assert {stage: store.footer("scripted", stage, "a") for stage in SHARDED} == before
     with execute.instance() as instance:
         assert checked(instance, "ugc", "every_shard") == (True, "3 shards are made")
@@ -206,7 +207,7 @@ def test_tables_of_different_age_are_not_joined(project: Path, posts: Callable[.
     file.write_text(file.read_text() + "[ugc]\nmin_chars = 310\n")
     run(to="ugc")
     with execute.instance() as instance:
-        job = definitions.of(definitions.recipes()).resolve_implicit_global_asset_job_def()
+        job = definitions.of(definitions.chains()).resolve_implicit_global_asset_job_def()
         with pytest.raises(StorageError, match="instructions of shard a was made from an older ugc"):
             job.execute_in_process(instance=instance, partition_key="a", asset_selection=keys("scripted", "rewards"))
     run(to="pairs")
@@ -245,7 +246,7 @@ def test_a_partition_of_one_shard_from_the_web_ui(project: Path, posts: Callable
     """The web UI launches one partition with a partition key and not with a range."""
     ingest(posts("a"), posts("b"))
     with execute.instance() as instance:
-        job = definitions.of(definitions.recipes()).resolve_implicit_global_asset_job_def()
+        job = definitions.of(definitions.chains()).resolve_implicit_global_asset_job_def()
         result = job.execute_in_process(
             instance=instance, partition_key="a", asset_selection=keys("scripted", "ugc", "quality", "instructions")
         )
@@ -257,7 +258,7 @@ def test_a_partition_of_one_shard_from_the_web_ui(project: Path, posts: Callable
 def test_a_stage_without_its_input_says_what_to_run(project: Path, posts: Callable[..., Path]) -> None:
     ingest(posts("a"))
     with execute.instance() as instance:
-        job = definitions.of(definitions.recipes()).resolve_implicit_global_asset_job_def()
+        job = definitions.of(definitions.chains()).resolve_implicit_global_asset_job_def()
         with pytest.raises(StorageError) as caught:
             job.execute_in_process(
                 instance=instance, partition_key="a", asset_selection=keys("scripted", "instructions")
@@ -277,7 +278,7 @@ def test_the_dataset_is_of_the_shards_that_are_there(project: Path, posts: Calla
 
 def test_runs_of_a_killed_command_are_marked_failed(project: Path) -> None:
     with execute.instance() as instance:
-        job = definitions.of(definitions.recipes()).resolve_implicit_global_asset_job_def()
+        job = definitions.of(definitions.chains()).resolve_implicit_global_asset_job_def()
         dead = instance.create_run_for_job(job, tags={history.PROCESS_TAG: f"{socket.gethostname()}:999999999"})
         other = instance.create_run_for_job(job, tags={history.PROCESS_TAG: "another-machine:1"})
         for run_ in (dead, other):

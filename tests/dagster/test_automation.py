@@ -17,12 +17,13 @@ import pytest
 
 from pugc_core import runs
 from pugc_core.errors import EngineError, PugcError
+from pugc_core.plan import Chain
 from pugc_core.recipe import Recipe, load
 from pugc_core.stages.quality import Quality
 from pugc_core.workspace import Workspace
 from pugc_dagster import automation, definitions, execute, outdated
 from pugc_dagster.partitions import partitions_name, stretches
-from pugc_dagster.project import recipe_folders
+from pugc_dagster.project import data_root, recipe_folders
 from pugc_dagster.resources import WorkspaceResource
 
 START, END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
@@ -44,7 +45,7 @@ class Ticks:
             self.instance,
             cursor=self.cursor,
             resources={"workspace": WorkspaceResource()},
-            definitions=definitions.of([recipe()]),
+            definitions=definitions.of([Chain(recipe(), Workspace(data_root()))]),
         )
         result: Any = self.sensor(context)
         assert isinstance(result, dg.SensorResult)
@@ -78,7 +79,7 @@ def shards_of(result: dg.SensorResult, known: list[str]) -> list[list[str]]:
 
 def launch(instance: dg.DagsterInstance, result: dg.SensorResult) -> bool:
     """Do what the daemon does with run requests; whether all runs succeeded."""
-    defs = definitions.of([recipe()])
+    defs = definitions.of([Chain(recipe(), Workspace(data_root()))])
     job = defs.resolve_job_def("scripted_pairs")
     done = [
         job.execute_in_process(instance=instance, tags=dict(r.tags), raise_on_error=False).success
@@ -207,27 +208,27 @@ def test_a_shard_that_failed_after_its_posts_were_read_is_tried_once_more(
         with monkeypatch.context() as patch:
             patch.setattr(Quality, "build", broken)
             with contextlib.suppress(PugcError):
-                execute.run(instance, recipe(), execute.workspace(), to="pairs")
-        new = automation.new_shards("scripted", execute.workspace())
+                execute.run(instance, Chain(recipe(), execute.workspace()), to="pairs")
+        new = automation.new_shards(Chain(recipe(), execute.workspace()))
         assert {shard: state.split()[1] for shard, state in new.items()} == {"a": "quality"}
         seen, tick = Ticks(automation.inbox, instance), Ticks(automation.new_content(recipe())[1], instance)
         seen(), seen(), tick()
         assert launch(instance, tick())
-        assert automation.new_shards("scripted", execute.workspace()) == {}
+        assert automation.new_shards(Chain(recipe(), execute.workspace())) == {}
 
 
 def test_a_partial_run_of_a_changed_recipe_is_no_new_content(inbox: Path, posts: Callable[..., Path]) -> None:
     (inbox / "a.jsonl").write_bytes(posts("a", 20).read_bytes())
     file = inbox.parent.parent / "recipes" / "scripted.toml"
     with execute.instance() as instance:
-        execute.run(instance, recipe(), execute.workspace(), to="pairs")
-        assert automation.new_shards("scripted", execute.workspace()) == {}
+        execute.run(instance, Chain(recipe(), execute.workspace()), to="pairs")
+        assert automation.new_shards(Chain(recipe(), execute.workspace())) == {}
         file.write_text(file.read_text() + "[responses]\nk = 3\n")
-        execute.run(instance, recipe(), execute.workspace(), to="responses")
-        assert automation.new_shards("scripted", execute.workspace()) == {}
+        execute.run(instance, Chain(recipe(), execute.workspace()), to="responses")
+        assert automation.new_shards(Chain(recipe(), execute.workspace())) == {}
         # A file that changes while the recipe is out of date is new all the same.
         (inbox / "a.jsonl").write_bytes(posts("a", 21).read_bytes())
-        assert set(automation.new_shards("scripted", execute.workspace())) == {"a"}
+        assert set(automation.new_shards(Chain(recipe(), execute.workspace()))) == {"a"}
 
 
 @pytest.mark.parametrize(
@@ -271,19 +272,19 @@ def test_the_night_trains_when_enough_new_pairs_have_come(inbox: Path, posts: Ca
     with execute.instance() as instance:
         assert isinstance(night(when, instance), dg.SkipReason)
         (inbox / "a.jsonl").write_bytes(posts("a", 20).read_bytes())
-        execute.run(instance, recipe(), execute.workspace(), to="pairs")
+        execute.run(instance, Chain(recipe(), execute.workspace()), to="pairs")
         asked, again = night(when, instance), night(when, instance)
         assert isinstance(asked, dg.RunRequest)
         assert asked.run_key == again.run_key  # fired twice, it starts one run
         assert night(datetime(2026, 5, 2, 3, tzinfo=UTC), instance).run_key != asked.run_key
-        assert automation.new_pairs(recipe(), execute.workspace()) >= 3
+        assert automation.new_pairs(Chain(recipe(), execute.workspace())) >= 3
 
 
 def test_the_check_says_what_is_out_of_date_without_a_run(inbox: Path, posts: Callable[..., Path]) -> None:
     for name in ("a", "b"):
         (inbox / f"{name}.jsonl").write_bytes(posts(name).read_bytes())
     with execute.instance() as instance:
-        execute.run(instance, recipe(), execute.workspace(), to="dataset")
+        execute.run(instance, Chain(recipe(), execute.workspace()), to="dataset")
         tick = Ticks(outdated.staleness_sensor([recipe()]), instance)
         assert all(event.passed for event in tick().asset_events)  # type: ignore[union-attr]
         assert tick().asset_events == []  # nothing new to say
@@ -309,13 +310,13 @@ def test_the_job_refresh_asks_the_judge_and_nobody_else(inbox: Path, posts: Call
     plain = file.read_text()
 
     def refresh(instance: dg.DagsterInstance) -> dict[str, int]:
-        defs = definitions.of(definitions.recipes())
+        defs = definitions.of(definitions.chains())
         assert defs.resolve_job_def("scripted_refresh").execute_in_process(instance=instance).success
         page = runs.last(execute.workspace().calls("scripted"))["stages"]
         return {stage: counts["made"] for stage, counts in page.items()}
 
     with execute.instance() as instance:
-        execute.run(instance, recipe(), execute.workspace(), to="dataset")
+        execute.run(instance, Chain(recipe(), execute.workspace()), to="dataset")
         first = runs.last(execute.workspace().calls("scripted"))["stages"]["rewards"]["made"]
         (file.parent / "judge.txt").write_text("{ugc} {instruction} {response} [RESULT] 1 to 5")
         file.write_text(plain + '[rewards]\nprompt = "judge.txt"\n')
@@ -369,7 +370,7 @@ def test_refresh_goes_on_where_an_endpoint_left_off(inbox: Path, posts: Callable
     plain = file.read_text()
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Judge) as server, execute.instance() as instance:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        execute.run(instance, recipe(), execute.workspace(), to="pairs")
+        execute.run(instance, Chain(recipe(), execute.workspace()), to="pairs")
         responses = sum(f.kept for f in execute.workspace().store.footers("scripted", "responses").values())
         file.write_text(
             f'{plain}[models.judge]\nid = "judge"\nengine = "endpoint"\n'
@@ -378,11 +379,11 @@ def test_refresh_goes_on_where_an_endpoint_left_off(inbox: Path, posts: Callable
         )
         Judge.left, Judge.asked = responses // 2, 0
         with pytest.raises(EngineError):
-            execute.refresh(instance, recipe(), execute.workspace())
+            execute.refresh(instance, Chain(recipe(), execute.workspace()))
         before = Judge.asked
         assert before > 0
         Judge.left = 10**6
-        execute.refresh(instance, recipe(), execute.workspace())
+        execute.refresh(instance, Chain(recipe(), execute.workspace()))
         server.shutdown()
         made = runs.last(execute.workspace().calls("scripted"))["stages"]
         assert set(made) <= {"rewards", "pairs"}

@@ -11,14 +11,14 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from pugc_core import summary
 from pugc_core.errors import CheckFailed
+from pugc_core.plan import Chain
 from pugc_core.recipe import Recipe, load
 from pugc_core.stages import SHARDED, STAGES
 from pugc_core.staleness import survey
 from pugc_core.workspace import Workspace
 from pugc_dagster import definitions, execute
-from pugc_dagster.project import recipe_folders
+from pugc_dagster.project import data_root, recipe_folders
 
 
 def recipe() -> Recipe:
@@ -36,8 +36,9 @@ def ingest(instance: dg.DagsterInstance, *files: Path) -> None:
 
 def said(instance: dg.DagsterInstance, stage: str) -> dict[str, Any]:
     found = {}
-    for name in (spec.name for spec in definitions.of([recipe()]).resolve_asset_graph().asset_check_keys
-                 if spec.asset_key == dg.AssetKey(["scripted", stage])):  # fmt: skip
+    graph = definitions.of([Chain(recipe(), Workspace(data_root()))]).resolve_asset_graph()
+    of_stage = (spec for spec in graph.asset_check_keys if spec.asset_key == dg.AssetKey(["scripted", stage]))
+    for name in (spec.name for spec in of_stage):
         records = instance.event_log_storage.get_asset_check_execution_history(
             dg.AssetCheckKey(dg.AssetKey(["scripted", stage]), name), limit=1
         )
@@ -49,7 +50,7 @@ def said(instance: dg.DagsterInstance, stage: str) -> dict[str, Any]:
 def test_all_checks_of_all_stages_pass_in_a_sound_run(project: Path, posts: Callable[..., Path]) -> None:
     with execute.instance() as instance:
         ingest(instance, posts("a", 20), posts("b", 20))
-        execute.run(instance, recipe(), execute.workspace(), to="dataset")
+        execute.run(instance, Chain(recipe(), execute.workspace()), to="dataset")
         for stage in (*SHARDED, "dataset"):
             found = said(instance, stage)
             assert {"schema", "counts", "unique_ids", "up_to_date"} <= found.keys()
@@ -67,7 +68,7 @@ def test_a_judge_that_cannot_be_understood_stops_the_pairs(project: Path, posts:
         ingest(instance, posts("a", 20))
         for _ in range(2):  # the second time the tables are there
             with pytest.raises(CheckFailed, match=r"parse_rate: 0.0% of the answers parsed, fewer than 50%.*a/"):
-                execute.run(instance, recipe(), execute.workspace())
+                execute.run(instance, Chain(recipe(), execute.workspace()))
             assert store.shards("scripted", "rewards") == ["a"]
             assert store.shards("scripted", "pairs") == []
         found = said(instance, "rewards")
@@ -83,13 +84,13 @@ def test_a_new_judge_that_cannot_be_understood_leaves_the_old_pairs(project: Pat
     store = execute.workspace().store
     with execute.instance() as instance:
         ingest(instance, posts("a", 20), posts("b", 20))
-        execute.run(instance, recipe(), execute.workspace(), to="dataset")
+        execute.run(instance, Chain(recipe(), execute.workspace()), to="dataset")
         pairs = {shard: store.footer("scripted", "pairs", shard) for shard in ("a", "b")}
         (project / "recipes" / "judge.txt").write_text("What do you think of {response} to {instruction}, given {ugc}?")
         change(project, '[rewards]\nprompt = "judge.txt"\n')
         for _ in range(3):
             with pytest.raises(CheckFailed, match="parse_rate"):
-                execute.refresh(instance, recipe(), execute.workspace())
+                execute.refresh(instance, Chain(recipe(), execute.workspace()))
         # Not even the stage alone, as one may start it in the web UI.
         with pytest.raises(CheckFailed, match="rewards: parse_rate"):
             execute._execute(instance, recipe(), ["pairs"], {START: "a", END: "b"})
@@ -104,12 +105,12 @@ def test_shards_in_different_states_make_no_data_set(project: Path, posts: Calla
     )
     with execute.instance() as instance:
         ingest(instance, posts("a", 20), posts("b", 20), posts("c", 20))
-        execute.run(instance, recipe(), execute.workspace(), to="dataset")
+        execute.run(instance, Chain(recipe(), execute.workspace()), to="dataset")
         before, written = store.footer("scripted", "dataset", "_all"), (folder / "train.parquet").read_bytes()
         assert said(instance, "dataset")["one_state"].passed
         change(project, '[rewards]\nprompt = "judge.txt"\n')
         with pytest.raises(CheckFailed, match="the rewards prompt differs: a against b, c") as caught:
-            execute.run(instance, recipe(), execute.workspace(), ["a"], to="dataset")
+            execute.run(instance, Chain(recipe(), execute.workspace()), ["a"], to="dataset")
         assert "pugc refresh --recipe scripted" in str(caught.value.fix)
         assert store.footer("scripted", "dataset", "_all") == before
         assert (folder / "train.parquet").read_bytes() == written
@@ -118,12 +119,12 @@ def test_shards_in_different_states_make_no_data_set(project: Path, posts: Calla
         assert "the rewards prompt differs: a against b, c" in found.description
         assert "pugc refresh --recipe scripted" in found.description
 
-        execute.refresh(instance, recipe(), execute.workspace())
+        execute.refresh(instance, Chain(recipe(), execute.workspace()))
         assert said(instance, "dataset")["one_state"].passed
         assert store.footer("scripted", "dataset", "_all") != before
 
         change(project, "n = 4\n[checks]\nmixed_shards = true\n")
-        execute.run(instance, recipe(), execute.workspace(), ["b"], to="dataset")
+        execute.run(instance, Chain(recipe(), execute.workspace()), ["b"], to="dataset")
         found = said(instance, "dataset")["one_state"]
         assert found.passed
         assert "the rewards number of votes differs: b against a, c" in found.description
@@ -137,7 +138,7 @@ def test_metadata_that_people_look_at(project: Path, posts: Callable[..., Path])
     change(project, "[models.tiny.price]\nprompt = 2.0\ncompletion = 6.0\n")
     with execute.instance() as instance:
         ingest(instance, posts("a", 20), posts("b", 20))
-        execute.run(instance, recipe(), execute.workspace(), to="dataset")
+        execute.run(instance, Chain(recipe(), execute.workspace()), to="dataset")
 
         def shown(stage: str) -> dict[str, Any]:
             event = instance.get_latest_materialization_event(dg.AssetKey(["scripted", stage]))
@@ -183,7 +184,7 @@ def said_stale(project: Path) -> dict[str, Any]:
     from pugc_core.staleness import survey
 
     workspace = Workspace(str(project / "data"))
-    found = survey(recipe(), recipe().stages(workspace.source), workspace)
+    found = survey(Chain(recipe(), workspace))
     return {stage: found.outdated(stage) for stage in found.stages if found.outdated(stage)}
 
 
@@ -193,13 +194,13 @@ def test_random_references_are_drawn_over_the_shards_of_the_inbox(project: Path,
 
     def outdated() -> dict[str, str]:
         workspace = execute.workspace()
-        return survey(recipe(), recipe().stages(workspace.source), workspace).outdated("rewards")
+        return survey(Chain(recipe(), workspace)).outdated("rewards")
 
     with execute.instance() as instance:
         ingest(instance, posts("a", 20), posts("b", 20))
-        execute.run(instance, recipe(), execute.workspace(), to="rewards")
+        execute.run(instance, Chain(recipe(), execute.workspace()), to="rewards")
         assert outdated() == {}
         Path(execute.workspace().source("b")).unlink()
         assert outdated() == {"a": "posts came or went, and with them its random references"}
-        execute.run(instance, recipe(), execute.workspace(), ["a"], to="rewards")
+        execute.run(instance, Chain(recipe(), execute.workspace()), ["a"], to="rewards")
         assert outdated() == {}

@@ -16,6 +16,8 @@ from sqlalchemy.exc import OperationalError
 
 from pugc_core.errors import TrainingError
 from pugc_core.models import ModelSpec
+from pugc_core.plan import Chain
+from pugc_core.tables import Tables
 from pugc_dagster import finished, history
 from pugc_dagster.cli import main
 from pugc_dagster.stages.policy import start_of
@@ -135,10 +137,10 @@ def test_a_demo_ends_with_the_best_pairs_and_start_and_trained(
     assert status["rewards"]["fullest"] <= 1
     assert "0.250 (0.125 to 0.375)" in pugc("status", "--recipe", "scripted").output
     recipe, workspace = load("scripted", recipe_folders()), execute.workspace()
-    widest, total = summary.best(workspace.store, "scripted", 3)
+    widest, total = summary.best(Tables(workspace.store, "scripted"), 3)
     capsys.readouterr()
     monkeypatch.setattr(console, "_out", Console(highlight=False, width=100))
-    console.status(recipe, workspace, as_json=False, samples=True)
+    console.status(Chain(recipe, workspace), as_json=False, samples=True)
     printed = capsys.readouterr().out
     assert f"the best {len(widest)} of {total} pairs" in printed
     assert [printed.index(pair.pair_id) for pair in widest] == sorted(printed.index(pair.pair_id) for pair in widest)
@@ -313,7 +315,7 @@ def test_status_after_a_part_was_made_anew(made: Path) -> None:
     from pugc_dagster import execute, reports
     from pugc_dagster.project import recipe_folders
 
-    report = Path(reports.write(load("scripted", recipe_folders()), execute.workspace())).read_text()
+    report = Path(reports.write(Chain(load("scripted", recipe_folders()), execute.workspace()))).read_text()
     assert "left out: their tables have changed since" in report
     assert reports.outside(report) == []
     assert reports.outside(report + '<img src="https://x/y.png"> <a style="background: url(z.png)">') == [

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from pugc_core.plan import Chain
 from pugc_core.recipe import Recipe, load
 from pugc_core.records import ALL
 from pugc_core.training import lineage
@@ -87,7 +88,7 @@ def whole(begun: Callable[..., Path], posts: Callable[..., Path]) -> Path:
         assert pugc("run", "--recipe", "scripted").exit_code == 0
 
     project = begun("whole", make)
-    finished.note(recipe(), workspace(), workspace().shards(), None)  # of the files as they were copied
+    finished.note(Chain(recipe(), workspace()), workspace().shards(), None)  # of the files as they were copied
     return project
 
 
@@ -213,33 +214,33 @@ def test_staleness_has_the_last_word(whole: Path, monkeypatch: pytest.MonkeyPatc
     taken = []
     for name, harm in Harm(whole).stale.items():
         renew(whole, kept)
-        assert finished.covers(recipe(), workspace())
+        assert finished.covers(Chain(recipe(), workspace()))
         harm()
         # A retired file leaves fewer shards to ask for, which are current; the data set is not.
-        taken += [name] if finished.covers(recipe(), workspace()) else []
+        taken += [name] if finished.covers(Chain(recipe(), workspace())) else []
     assert taken == []
 
 
 def renew(project: Path, kept: Path) -> None:
     shutil.rmtree(project)
     shutil.copytree(kept, project)
-    finished.note(recipe(), workspace(), workspace().shards(), None)
+    finished.note(Chain(recipe(), workspace()), workspace().shards(), None)
 
 
 def test_another_program_goes_through_everything(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert finished.covers(recipe(), workspace())
+    assert finished.covers(Chain(recipe(), workspace()))
     monkeypatch.setattr(finished, "_program", list)
-    assert not finished.covers(recipe(), workspace())
+    assert not finished.covers(Chain(recipe(), workspace()))
 
 
 def test_a_run_covers_what_it_went_through_and_no_more(whole: Path) -> None:
     def covered(*asked: tuple[tuple[str, ...], str | None]) -> list[bool]:
-        return [finished.covers(recipe(), workspace(), shards, to) for shards, to in asked]
+        return [finished.covers(Chain(recipe(), workspace()), shards, to) for shards, to in asked]
 
     every, some = ((), None), (("a",), "quality")
     assert covered(every, some, ((), "policy"), (("a", "b"), None)) == [True] * 4
     assert covered((("c",), None), ((), "rewrads")) == [False] * 2
-    finished.note(recipe(), workspace(), ["a"], "rewards")
+    finished.note(Chain(recipe(), workspace()), ["a"], "rewards")
     assert covered(some, (("a",), "rewards")) == [True] * 2
     assert covered(every, ((), "quality"), (("a",), "pairs"), (("b",), "quality")) == [False] * 4
 
@@ -249,9 +250,9 @@ def test_a_run_that_did_not_end_well_is_made_again(project: Path, posts: Callabl
     (project / "data" / "inbox" / "bad.parquet").write_bytes(b"PAR1 half a file")
     for _ in range(2):  # a shard that failed is tried again, and told
         assert "1 of 2 shards could not be made (bad)" in pugc("run", "--recipe", "scripted", "--to", "ugc").output
-        assert not finished.covers(recipe(), workspace(), to="ugc")
+        assert not finished.covers(Chain(recipe(), workspace()), to="ugc")
     pugc("run", "--recipe", "scripted", "--to", "ugc", "--shard", "a")
-    assert finished.covers(recipe(), workspace(), ["a"], "ugc")
+    assert finished.covers(Chain(recipe(), workspace()), ["a"], "ugc")
 
 
 def test_a_check_that_stops_a_run_stops_it_again(whole: Path) -> None:
@@ -272,7 +273,7 @@ def test_shards_marked_in_the_web_ui_lose_their_mark(whole: Path) -> None:
         job: Any = definitions.defs().resolve_job_def("scripted_mark_stale")
         assert not job.execute_in_process(instance=instance, raise_on_error=False).success
     prompt.write_text(PROMPT)
-    assert not finished.covers(recipe(), workspace())
+    assert not finished.covers(Chain(recipe(), workspace()))
 
 
 def test_the_demo_again_runs_nothing(

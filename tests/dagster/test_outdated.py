@@ -14,6 +14,7 @@ from dagster._core.definitions.partitions.context import partition_loading_conte
 from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
 
 from pugc_core.errors import RecipeError, SourceError
+from pugc_core.plan import Chain
 from pugc_core.recipe import Recipe, load
 from pugc_core.staleness import survey
 from pugc_core.tables import Store
@@ -30,7 +31,7 @@ def recipe() -> Recipe:
 
 def outdated() -> dict[str, list[str]]:
     workspace = execute.workspace()
-    found = survey(recipe(), recipe().stages(workspace.source), workspace)
+    found = survey(Chain(recipe(), workspace))
     return {stage: list(found.outdated(stage)) for stage in found.stages if found.outdated(stage)}
 
 
@@ -49,11 +50,11 @@ def stale(project: Path, begun: Callable[..., Path], posts: Callable[..., Path])
     def make() -> None:
         with execute.instance() as instance:
             execute.ingest(instance, execute.workspace(), [str(posts(name)) for name in ("a", "b", "c")])
-            execute.run(instance, recipe(), execute.workspace(), to="dataset")
+            execute.run(instance, Chain(recipe(), execute.workspace()), to="dataset")
             (project / "recipes" / "judge.txt").write_text("{ugc} {instruction} {response} [RESULT] 1 to 5")
             file = project / "recipes" / "scripted.toml"
             file.write_text(file.read_text() + '[rewards]\nprompt = "judge.txt"\n')
-            execute.run(instance, recipe(), execute.workspace(), ["b"], to="pairs")
+            execute.run(instance, Chain(recipe(), execute.workspace()), ["b"], to="pairs")
 
     begun("two of three out of date", make)
     assert outdated() == {"rewards": ["a", "c"], "pairs": ["a", "c"], "dataset": ["_all"]}
@@ -125,9 +126,9 @@ def test_marked_shards_are_what_a_backfill_of_failed_ones_picks(stale: Path) -> 
             {"a", "c"},
         ]
         # Made again they are marked no more, one by one; and so is a shard that turns out to be current.
-        execute.refresh(instance, recipe(), execute.workspace(), ["a"])
+        execute.refresh(instance, Chain(recipe(), execute.workspace()), ["a"])
         assert failed(instance, "rewards") == failed(instance, "pairs") == {"c"}
-        execute.run(instance, recipe(), execute.workspace(), to="pairs")
+        execute.run(instance, Chain(recipe(), execute.workspace()), to="pairs")
         assert failed(instance, "rewards") == failed(instance, "pairs") == set()
         assert mark.execute_in_process(instance=instance).success, "with nothing out of date there is nothing to mark"
         config = {"ops": {"scripted_mark": {"config": {"stages": {"dataset": ""}}}}}

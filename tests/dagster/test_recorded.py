@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 
+from pugc_core.plan import Chain
 from pugc_core.recipe import load
 from pugc_dagster import execute, recorded
 from pugc_dagster.project import recipe_folders
@@ -16,7 +17,7 @@ def test_a_run_of_the_terminal_belongs_to_the_code_location(project: Path, posts
     """The page Overview shows no other run."""
     with execute.instance() as instance:
         execute.ingest(instance, execute.workspace(), [str(posts("a"))])
-        execute.run(instance, load("scripted", recipe_folders()), execute.workspace(), to="ugc")
+        execute.run(instance, Chain(load("scripted", recipe_folders()), execute.workspace()), to="ugc")
         run = instance.get_runs()[0]
         origin = run.remote_job_origin
         assert origin is not None

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from jinja2.utils import htmlsafe_json_dumps
 
+from pugc_core.plan import Chain
 from pugc_core.recipe import load
 from pugc_dagster import execute, reports
 from pugc_dagster.project import recipe_folders
@@ -26,8 +27,8 @@ def written(project: Path, posts: Callable[..., Path]) -> Callable[[], str]:
     with execute.instance() as instance:
         workspace = execute.workspace()
         execute.ingest(instance, workspace, [str(posts("knives", 10))])
-        execute.run(instance, recipe, workspace, to="dataset")
-    return lambda: Path(reports.write(recipe, workspace)).read_text(encoding="utf-8")
+        execute.run(instance, Chain(recipe, workspace), to="dataset")
+    return lambda: Path(reports.write(Chain(recipe, workspace))).read_text(encoding="utf-8")
 
 
 def data(page: str) -> dict[str, Any]:

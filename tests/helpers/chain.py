@@ -30,7 +30,7 @@ from pugc_core.ledger import Ledger
 from pugc_core.pipeline import Pass
 from pugc_core.recipe import Recipe
 from pugc_core.records import ALL
-from pugc_core.tables import Loaded
+from pugc_core.tables import Loaded, Tables
 from pugc_core.workspace import Workspace
 
 STAGES = tuple(every.STAGES)
@@ -157,10 +157,9 @@ class Chain:
         inputs = {i: {s: Loaded(store, self.recipe.name, i, s) for s in needed} for i in stage.inputs}
         work = Pass(
             stage,
-            self.recipe.name,
             group,
             inputs,
-            store=store,
+            tables=Tables(store, self.recipe.name),
             ledger=ledger,
             engine=lazily,
             path_of=self.workspace.source,
