@@ -64,10 +64,9 @@ class Chain:
 
     def _node(self, name: str, work: Mapping[str, Any], parents: Mapping[str, Node]) -> Node:
         identity = digest([name, work, {slot: parent.identity for slot, parent in parents.items()}])
-        theirs = self.base.nodes.get(name) if self.base else None
-        if theirs is not None and theirs.identity == identity:
-            return theirs
-        return Node(self.name, name, identity, parents)
+        below = (chain.nodes.get(name) for chain in (self.base.lineage if self.base else ()))
+        same = (node for node in below if node and node.identity == identity)
+        return next(same, None) or Node(self.name, name, identity, parents)
 
     def owns(self, name: str) -> bool:
         """Whether a node is this recipe's own, not one that it shares with a recipe it extends."""
@@ -75,11 +74,7 @@ class Chain:
 
     def owner(self, name: str) -> Chain:
         """The chain of the recipe that owns a node."""
-        chain = self
-        while not chain.owns(name):
-            assert chain.base is not None
-            chain = chain.base
-        return chain
+        return next(chain for chain in self.lineage if chain.name == self.nodes[name].owner)
 
     @property
     def lineage(self) -> list[Chain]:

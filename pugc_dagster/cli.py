@@ -54,6 +54,7 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON 
 def _load(name: str | None, *, to_run: bool = False) -> Any:
     """The chain of the recipe of that name. Where none is named the default, whose model a command that runs it brings
     first."""
+    from pugc_core.adopt import adopt
     from pugc_core.plan import Chain
     from pugc_core.recipe import load
     from pugc_dagster.project import recipe_folders
@@ -62,7 +63,10 @@ def _load(name: str | None, *, to_run: bool = False) -> Any:
         name, why = default.bring(_say) if to_run else default.look()
         if why:
             echo(why, fg="yellow", err=True)
-    return Chain(load(name, recipe_folders()), _workspace())
+    chain = Chain(load(name, recipe_folders()), _workspace())
+    for shared in adopt(chain):
+        echo(f"{shared} of recipe {chain.name} is now that of {chain.nodes[shared].owner}, which it extends", err=True)
+    return chain
 
 
 def _say(sentence: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import dagster as dg
 
 from pugc_core import default, storage
+from pugc_core.adopt import adopt
 from pugc_core.errors import PugcError, RecipeError
 from pugc_core.plan import POLICY, Chain
 from pugc_core.recipe import bundled, load
@@ -45,6 +46,7 @@ def _load_all() -> tuple[list[Chain], dict[str, PugcError]]:
         try:
             chain = Chain(load(name, folders), workspace)
             automation.nightly(chain)
+            adopt(chain)
             if chain.name in loaded:
                 raise RecipeError(f"another recipe is called {chain.name!r} too", fix='give it another `name = "..."`')
         except PugcError as err:

@@ -23,7 +23,10 @@ extends = "tiny"
 about = "The scripted engine plays every role."
 [models.tiny]
 engine = "scripted"
+[ugc]
+max_chars = 2500
 """
+"""With posts of other lengths than `tiny` takes, so that it shares no table with it."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

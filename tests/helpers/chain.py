@@ -20,8 +20,8 @@ from typing import Any
 import orjson
 import polars as pl
 
+from pugc_core import plan, storage
 from pugc_core import stages as every
-from pugc_core import storage
 from pugc_core.dispatch import Calls
 from pugc_core.engines.base import Engine, Request
 from pugc_core.engines.scripted import ScriptedEngine
@@ -112,7 +112,13 @@ class Chain:
     def __init__(self, root: str, recipe: Recipe) -> None:
         self.workspace = Workspace(root)
         self.recipe = recipe
+        self.plan: plan.Chain | None = None
+        """Where what is made belongs; in the folder of the recipe alone, when None."""
         self.last = Ran()
+
+    @property
+    def tables(self) -> Tables:
+        return self.plan.tables if self.plan else Tables(self.workspace.store, self.recipe.name)
 
     def put(self, shard: str, texts: Iterable[str]) -> None:
         """Write a shard's source file into the inbox."""
@@ -146,7 +152,7 @@ class Chain:
     def _pass(
         self, stage: Any, group: Sequence[str], names: Sequence[str], ledger: Ledger, engine: Callable[[str], Engine]
     ) -> None:
-        ran, store = self.last, self.workspace.store
+        ran, store, tables = self.last, self.workspace.store, self.tables
 
         def lazily() -> Engine:
             if stage.name not in ran.engines:
@@ -154,12 +160,12 @@ class Chain:
             return ran.engines[stage.name]
 
         needed = names if group == [ALL] else group
-        inputs = {i: {s: Loaded(store, self.recipe.name, i, s) for s in needed} for i in stage.inputs}
+        inputs = {i: {s: Loaded(store, tables.owner(i), i, s) for s in needed} for i in stage.inputs}
         work = Pass(
             stage,
             group,
             inputs,
-            tables=Tables(store, self.recipe.name),
+            tables=tables,
             ledger=ledger,
             engine=lazily,
             path_of=self.workspace.source,
@@ -168,7 +174,7 @@ class Chain:
         try:
             for shard, frame, footer, _ in work:
                 if frame is not None:
-                    store.write(self.recipe.name, frame, footer)
+                    tables.write(frame, footer)
                 (ran.reused if frame is None else ran.made).setdefault(stage.name, []).append(shard)
         finally:
             ran.calls.setdefault(stage.name, Calls()).add(work.calls)
