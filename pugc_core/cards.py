@@ -11,6 +11,7 @@ from pugc_core import licences
 from pugc_core.licences import Licences
 from pugc_core.prompts.base import Prompt
 from pugc_core.records import Counts
+from pugc_core.stages.rewards import REFERENCE
 from pugc_core.states import States
 
 SPLITS = ("train", "test")
@@ -70,7 +71,7 @@ own licence counts too.
 
 ## Made with
 
-Recipe `{self.recipe}`. {self._mixture()}
+Recipe `{self.recipe}`. {self._mixture()}{self._reference()}
 
 {self._asked()}
 
@@ -86,6 +87,15 @@ Recipe `{self.recipe}`. {self._mixture()}
             return "All shards were made in the same way."
         lines = "\n".join(f"- {difference}" for difference in self.states.differences)
         return f"**Its shards were not made in the same way:**\n\n{lines}"
+
+    def _reference(self) -> str:
+        """What the judge was shown, where that was not the post."""
+        shown = {parts["rewards"].get(REFERENCE) for parts in self.states.of.values() if "rewards" in parts}
+        words = {
+            "random": " **The judge was shown another post, drawn at random, in the place of the post.**",
+            "none": " **The judge was shown no post.**",
+        }
+        return "".join(said for value, said in words.items() if value in shown)
 
     def _asked(self) -> str:
         total = len(self.states.of)

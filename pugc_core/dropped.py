@@ -19,7 +19,7 @@ def sample(tables: Tables, shards: Iterable[str], each: int) -> list[dict[str, A
     reason that occurs. Tables are read only as far as that needs."""
     wanted = set(shards)
     found: list[dict[str, Any]] = []
-    for stage in STAGES:
+    for stage in tables.stages:
         taken: Counter[str] = Counter()
         for shard, footer in tables.footers(stage).items():
             there = shard in wanted or shard == ALL

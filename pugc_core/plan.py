@@ -13,8 +13,9 @@ from functools import cached_property
 from typing import Any
 
 from pugc_core.config import digest
-from pugc_core.errors import PugcError
+from pugc_core.errors import PugcError, RecipeError
 from pugc_core.recipe import Recipe
+from pugc_core.stages import CHAIN, STAGES
 from pugc_core.stages.base import Stage
 from pugc_core.tables import Tables
 from pugc_core.training import lineage
@@ -52,6 +53,26 @@ class Chain:
     @property
     def name(self) -> str:
         return self.recipe.name
+
+    @property
+    def sharded(self) -> tuple[str, ...]:
+        """The stages that have one table per shard, in run order."""
+        return tuple(name for name, stage in self.stages.items() if stage.sharded)
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """All that the recipe makes, as `pugc_core.stages.CHAIN` names it, in run order."""
+        return tuple(name for name in CHAIN if name in self.stages or name not in STAGES)
+
+    def must_have(self, step: str) -> None:
+        """Raise RecipeError where there is no such step, or this recipe leaves it out."""
+        if step not in CHAIN:
+            raise RecipeError(f"no stage {step!r}; stages: {', '.join(self.steps)}", fix="name one of them")
+        if step not in self.steps:
+            raise RecipeError(
+                f"recipe {self.name} leaves the stage {step} out: [{step}] skip = true",
+                fix=f"name one of {', '.join(self.steps)}",
+            )
 
     def _nodes(self) -> dict[str, Node]:
         found: dict[str, Node] = {}

@@ -20,7 +20,7 @@ from pugc_core.config import Config
 from pugc_core.engines.base import Sampling
 from pugc_core.errors import RecipeError
 from pugc_core.models import ModelSpec
-from pugc_core.stages.base import Stage
+from pugc_core.stages.base import Stage, gated
 from pugc_core.stages.dataset import Dataset, DatasetConfig
 from pugc_core.stages.instructions import Instructions, InstructionsConfig
 from pugc_core.stages.pairs import Pairs, PairsConfig
@@ -104,7 +104,8 @@ class Recipe(Config):
         return self.models[getattr(self.roles, role)]
 
     def stages(self, path_of: Callable[[str], str]) -> Mapping[str, Stage]:
-        """The stages by name, in run order; `path_of` gives the source file of a shard.
+        """The stages by name, in run order, without those that it leaves out; `path_of` gives the source file of a
+        shard.
 
         Raises RecipeError or ModelNotFound where a prompt or a model is amiss.
         """
@@ -114,7 +115,7 @@ class Recipe(Config):
             return model.identity, model.max_model_len
 
         responses = Responses(self.responses, *asked("policy"))
-        stages: Sequence[Stage] = (
+        every: Sequence[Stage] = (
             Ugc(self.ugc, path_of),
             Quality(self.quality, *asked("quality_judge")),
             Instructions(self.instructions, *asked("instructor")),
@@ -124,9 +125,10 @@ class Recipe(Config):
             Pairs(self.pairs),
             Dataset(self.dataset, responses.prompt, self.ugc.near_duplicates, self.ugc.similarity),
         )
-        for stage in stages:
+        stages = gated(every)
+        for stage in stages.values():
             _ = stage.fingerprint  # loads the prompt now, so that a bad one is told before anything runs
-        return {stage.name: stage for stage in stages}
+        return stages
 
 
 def bundled() -> list[str]:

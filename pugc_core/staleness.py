@@ -14,9 +14,10 @@ from pugc_core.errors import StorageError
 from pugc_core.plan import Chain
 from pugc_core.records import ALL
 from pugc_core.references import References, wanted
+from pugc_core.stages import STAGES
 from pugc_core.stages.base import Stage
 from pugc_core.stages.rewards import REFERENCE
-from pugc_core.tables import FORMAT, Footer
+from pugc_core.tables import Footer
 from pugc_core.training import lineage
 
 MISSING = "not made yet"
@@ -141,7 +142,7 @@ def _why(
     """Why a table is out of date: for its own reasons first, then for those of a table before it."""
     if footer is None:
         return MISSING
-    if footer.format != FORMAT:
+    if footer.format != STAGES[stage].format:
         return "made by an older version of pugc"
     if footer.fingerprint != fingerprint:
         changed = [name for name in fingerprint if footer.fingerprint.get(name) != fingerprint[name]]
@@ -157,6 +158,11 @@ def _why(
     different = [name for name in footer.inputs.keys() | inputs.keys() if footer.inputs.get(name) != inputs.get(name)]
     if different == [REFERENCE]:
         return "posts came or went, and with them its random references"
+    filters = [name for name in STAGES if name in different and STAGES[name].filters]
+    if put_in := [name for name in filters if name not in footer.inputs]:
+        return f"the filter {' and '.join(put_in)} was put in"
+    if left_out := [name for name in filters if name not in inputs]:
+        return f"the filter {' and '.join(left_out)} was left out"
     return f"made again: the table {' and '.join(sorted(different))}"
 
 

@@ -14,6 +14,7 @@ from pugc_core.tables import Footer, Tables
 
 _NAMED = 5
 _TABLE = "table"
+_FILTER = "filter"
 
 State = Mapping[str, Mapping[str, str]]
 """Fingerprints by stage."""
@@ -27,6 +28,8 @@ class Difference(NamedTuple):
     shards: tuple[tuple[str, ...], ...]
 
     def __str__(self) -> str:
+        if self.part == _FILTER:
+            return f"the filter {self.stage} was left out of {_listed(self.shards[0])}"
         if self.part == _TABLE:
             return f"the pairs of {_listed(self.shards[0])} were made from an older table {self.stage}"
         from pugc_core.staleness import PARTS  # which needs the recipe, which needs the checks, which need this
@@ -96,6 +99,10 @@ def _differences(of: Mapping[str, State]) -> Iterable[Difference]:
         if older := tuple(shard for shard, parts in here.items() if _TABLE in parts):
             yield Difference(stage, _TABLE, (older,))
         known = {shard: parts for shard, parts in here.items() if _TABLE not in parts}
+        # Behind an older table nobody knows what there was.
+        without = [s for s, state in of.items() if stage not in state and not any(_TABLE in p for p in state.values())]
+        if known and without:
+            yield Difference(stage, _FILTER, (tuple(without),))
         for part in dict.fromkeys(name for parts in known.values() for name in parts):
             values: dict[str | None, list[str]] = {}
             for shard, parts in known.items():

@@ -20,7 +20,7 @@ def funnel(tables: Tables, shards: Iterable[str]) -> dict[str, Counts]:
     """Rows in, kept and dropped by reason, of every stage that has tables among `shards`, in run order."""
     wanted = set(shards)
     counted = {}
-    for name, stage in STAGES.items():
+    for name, stage in tables.stages.items():
         footers = tables.footers(name)
         counts = [footer.counts for shard, footer in footers.items() if not stage.sharded or shard in wanted]
         if counts:
@@ -95,7 +95,8 @@ def measured(tables: Tables, stage: str, shards: Iterable[str] | None = None) ->
 
 
 def lineage(tables: Tables, pair_id: str) -> dict[str, Any]:
-    """A pair and all behind it: post, quality, instruction, every response with its votes.
+    """A pair and all behind it: post, quality (None where the recipe has no such stage), instruction, every response
+    with its votes.
 
     `pair_id` may be a beginning, as long as only one pair has it. Raises StorageError when none or several have.
     """
@@ -127,6 +128,7 @@ class _Shard:
 
     def __init__(self, tables: Tables) -> None:
         self.recipe = tables.recipe
+        self.stages = tables.stages
         self._tables = tables
         self._known: dict[tuple[str, str], pl.DataFrame] = {}
 
@@ -161,7 +163,7 @@ def _behind(tables: _Shard, shard: str, pair: dict[str, Any]) -> dict[str, Any]:
         "pair": pair,
         "shard": shard,
         "post": one("ugc", "ugc_id", pair["ugc_id"]),
-        "quality": one("quality", "ugc_id", pair["ugc_id"]),
+        "quality": one("quality", "ugc_id", pair["ugc_id"]) if "quality" in tables.stages else None,
         "instruction": one("instructions", "instruction_id", instruction_id),
         "responses": responses.join(votes, on="response_id", how="left", maintain_order="left").to_dicts(),
     }

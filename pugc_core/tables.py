@@ -28,10 +28,9 @@ from pugc_core.measures import Measures
 from pugc_core.memory import remembered
 from pugc_core.records import Counts
 from pugc_core.stages import STAGES
+from pugc_core.stages.base import Stage
 
 _FOOTER_KEY = b"pugc"
-FORMAT = 2
-"""Of the footer: 2 has measures."""
 _DAMAGE = (pa.ArrowException, pl.exceptions.PolarsError, OSError, ValueError, TypeError)
 """What reading a damaged file, or one of another version, can raise."""
 
@@ -53,7 +52,7 @@ class Footer:
     measures: Measures = field(default_factory=dict)
     """Sums over the rows, see `pugc_core.measures`."""
     format: int = 1
-    """Which footer this is; tables with an older one are made again, which costs no calls."""
+    """Which measures it has (`Stage.format`); tables with others are made again, which costs no calls."""
     failed: str = ""
     """Why the shard could not be made, and how to fix it. Its table is then empty."""
 
@@ -64,7 +63,7 @@ class Footer:
     def made_from(self, fingerprint: Mapping[str, str], inputs: Mapping[str, str]) -> bool:
         """Whether the table is what these would give again. What failed may succeed next time."""
         same = dict(self.fingerprint) == dict(fingerprint) and dict(self.inputs) == dict(inputs)
-        return same and self.format == FORMAT and not self.failed
+        return same and self.format == STAGES[self.stage].format and not self.failed
 
 
 def make_footer(
@@ -84,7 +83,7 @@ def make_footer(
         kept,
         dropped,
         {name: value for name, value in STAGES[stage].measure(frame).items() if value},
-        FORMAT,
+        STAGES[stage].format,
     )
 
 
@@ -226,7 +225,13 @@ class Tables:
     store: Store
     recipe: str
     owners: Mapping[str, str] = field(default_factory=dict)
-    """The recipe in whose folder a stage's tables lie, by stage; where a stage is not named, `recipe` itself."""
+    """The recipe in whose folder a stage's tables lie, by stage: of all stages that the recipe has. Empty means all
+    stages there are, in the folder of `recipe` itself."""
+
+    @property
+    def stages(self) -> Mapping[str, type[Stage]]:
+        """The stages of the recipe, in run order."""
+        return {name: stage for name, stage in STAGES.items() if name in self.owners or not self.owners}
 
     def owner(self, stage: str) -> str:
         return self.owners.get(stage, self.recipe)

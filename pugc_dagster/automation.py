@@ -80,7 +80,7 @@ def new_content(chain: Chain) -> tuple[Any, dg.SensorDefinition]:
     """The job that runs shards down to `pairs`, and the sensor that starts it for shards that are new or changed."""
     job = dg.define_asset_job(
         f"{chain.recipe.group}_pairs",
-        dg.AssetSelection.assets(*(key(chain, stage) for stage in SHARDED)),
+        dg.AssetSelection.assets(*(key(chain, stage) for stage in chain.sharded)),
         description=f"Recipe {chain.name}: from posts to pairs, for the shards chosen.",
     )
 
@@ -139,10 +139,10 @@ def new_shards(chain: Chain) -> dict[str, str]:
 
     A changed prompt or threshold makes no shard new: what is out of date for such a reason waits for `refresh`.
     """
-    footers = {stage: chain.tables.footers(stage) for stage in SHARDED}
+    footers = {stage: chain.tables.footers(stage) for stage in chain.sharded}
     new: dict[str, str] = {}
     for shard, source in chain.workspace.source_hashes().items():
-        tables = {stage: footers[stage].get(shard) for stage in SHARDED}
+        tables = {stage: there.get(shard) for stage, there in footers.items()}
         ugc = tables["ugc"]
         if ugc is None or ugc.inputs.get("source") != source:
             new[shard] = f"{source} ugc"

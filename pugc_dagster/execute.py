@@ -16,9 +16,9 @@ from dagster._core.storage.tags import (  # the tags that the backfill daemon it
 )
 
 from pugc_core import intake, staleness, storage
-from pugc_core.errors import CheckFailed, PugcError, RecipeError, SourceError
+from pugc_core.errors import CheckFailed, PugcError, SourceError
 from pugc_core.plan import Chain
-from pugc_core.stages import CHAIN, SHARDED
+from pugc_core.stages import SHARDED
 from pugc_core.staleness import Survey
 from pugc_core.workspace import Workspace
 from pugc_dagster import definitions, finished, history, project, recorded
@@ -70,9 +70,9 @@ def run(found: dg.DagsterInstance, chain: Chain, names: Sequence[str] = (), to: 
 
     Raises SourceError when there is no shard to run, RecipeError for an unknown stage, and what the stages raise.
     """
-    if to is not None and to not in CHAIN:
-        raise RecipeError(f"no stage {to!r}; stages: {', '.join(CHAIN)}", fix="name one of them in --to")
-    stages = CHAIN[: CHAIN.index(to) + 1] if to else CHAIN
+    if to is not None:
+        chain.must_have(to)
+    stages = chain.steps[: chain.steps.index(to) + 1] if to else chain.steps
     inbox = chain.workspace.shards()
     _must_be_there(names, inbox)
     if not inbox:
@@ -109,7 +109,7 @@ def refresh(
     """
     _must_be_there(names, chain.workspace.shards())
     before = staleness.survey(chain)
-    stages, shards = staleness.to_refresh(before, SHARDED)
+    stages, shards = staleness.to_refresh(before, chain.sharded)
     rest = [name for name in before.stages if name not in SHARDED and before.made[name]]
     if left := [shard for shard in shards if names and shard not in names]:
         note(f"{len(left)} more shards are out of date and left as they are: {', '.join(left[:10])}")
@@ -128,7 +128,7 @@ def refresh(
     if rest:
         note(f"then {', '.join(rest)}")
     # Shards between them that are up to date may be passed through: a table that is there costs next to nothing.
-    current = {s for s in chain.workspace.shards() if not any(s in before.stages[stage] for stage in SHARDED)}
+    current = {s for s in chain.workspace.shards() if not any(s in before.stages[stage] for stage in chain.sharded)}
     tags = {"pugc/refresh": parent} if parent else {}
     _run(found, chain, [*stages, *rest], set(shards), tags, bridges=current)
     return before

@@ -22,7 +22,7 @@ from pugc_core.config import digest
 from pugc_core.errors import StorageError
 from pugc_core.plan import Chain
 from pugc_core.records import ALL
-from pugc_core.stages import CHAIN, SHARDED, STAGES
+from pugc_core.stages import CHAIN, SHARDED
 from pugc_core.staleness import Survey, survey
 from pugc_core.talk import SAMPLES
 from pugc_dagster import project
@@ -36,7 +36,7 @@ def covers(chain: Chain, shards: Collection[str] = (), to: str | None = None) ->
     except (OSError, ValueError, KeyError, TypeError):
         return False
     names, to = set(shards or chain.workspace.shards()), to or CHAIN[-1]
-    if not names or not names <= finished or to not in _reached(last) or state != _state(chain):
+    if not names or not names <= finished or to not in _reached(chain, last) or state != _state(chain):
         return False
     return _settled(chain, names, to)
 
@@ -61,7 +61,7 @@ def forget(recipe: str) -> None:
 def record_idle(chain: Chain, shards: Collection[str] = (), to: str | None = None) -> None:
     """Note in the recipe's page of calls that its last run asked no model, as one that goes through everything does."""
     roles = {name: stage.role or "" for name, stage in chain.stages.items()}
-    reached = _reached(to or CHAIN[-1])
+    reached = _reached(chain, to or CHAIN[-1])
     names = sorted(shards or chain.workspace.shards())
     idle = {name: [ALL] if name == "dataset" else names for name in roles if name in reached}
     runs.record_idle(chain.workspace.calls(chain.name), roles, idle)
@@ -71,8 +71,9 @@ def _place(recipe: str) -> Path:
     return project.root() / ".dagster" / "finished" / f"{recipe}.json"
 
 
-def _reached(to: str) -> tuple[str, ...]:
-    return CHAIN[: CHAIN.index(to) + 1] if to in CHAIN else ()
+def _reached(chain: Chain, to: str) -> tuple[str, ...]:
+    steps = chain.steps
+    return steps[: steps.index(to) + 1] if to in steps else ()
 
 
 def _settled(chain: Chain, shards: Collection[str], to: str) -> bool:
@@ -81,7 +82,7 @@ def _settled(chain: Chain, shards: Collection[str], to: str) -> bool:
     for stage in found.stages:
         if not _wanting(found, stage).keys().isdisjoint(shards if stage in SHARDED else {ALL}):
             return False
-    if "policy" not in _reached(to):
+    if "policy" not in _reached(chain, to):
         return True
     folders = [chain.policy(objective) for objective in chain.recipe.training.objectives]
     return all(storage.exists(storage.join(folder, SAMPLES)) for folder in folders)
@@ -96,7 +97,7 @@ def _state(chain: Chain) -> str:
     """Changes with the recipe, the program, and every file that a run reads or writes but for the ledger's."""
     folders = [
         chain.workspace.inbox,
-        *(storage.join(chain.workspace.store.root, chain.tables.owner(stage), stage) for stage in STAGES),
+        *(storage.join(chain.workspace.store.root, chain.tables.owner(stage), stage) for stage in chain.stages),
         *(storage.join(chain.dataset, *view.split()) for view in exports.VIEWS),
         *(chain.policy(objective) for objective in chain.recipe.training.objectives),
     ]

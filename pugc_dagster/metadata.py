@@ -133,13 +133,14 @@ def cell(value: Any, most: int = _CELL) -> str:
 
 
 def column_lineage(chain: Chain, stage: str) -> dict[str, Any]:
-    """Which column comes from which, as the web UI draws it."""
-    if not STAGES[stage].sources:
-        return {}
+    """Which column comes from which, as the web UI draws it, of the tables that the stage reads."""
+    read = chain.stages[stage].inputs
     deps = {
-        column: [dg.TableColumnDep(asset_key=key(chain, source), column_name=name) for source, name in sources]
+        column: [dg.TableColumnDep(key(chain, source), name) for source, name in sources if source in read]
         for column, sources in STAGES[stage].sources.items()
     }
+    if not any(deps.values()):
+        return {}
     return {"dagster/column_lineage": dg.TableColumnLineage(deps_by_column=deps)}
 
 

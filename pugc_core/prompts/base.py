@@ -6,7 +6,7 @@ import functools
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -87,10 +87,13 @@ def load(
     """The bundled wording of that name, or the prompt in a user's text file of that path.
 
     A file holds the user text with its slots; a line of only `---` parts an optional system text above it.
-    Raises RecipeError naming the file when it is missing, not UTF-8, or lacks a slot.
+    Raises RecipeError naming wording or file when it is missing, not UTF-8, or does not have just these slots.
     """
-    if wording in wordings:
-        return wordings[wording]
+    if found := wordings.get(wording):
+        try:
+            return found if found.slots == slots else replace(found, slots=slots)
+        except RecipeError as err:
+            raise RecipeError(f"wording {wording!r}: {err.problem}", fix="name another wording") from err
     path = Path(wording)
     if not path.is_file():
         raise RecipeError(

@@ -16,6 +16,8 @@ from pugc_core.prompts.base import Prompt
 
 PARSER_VERSION = 2
 SLOTS = ("instruction", "response", "ugc")
+WITHOUT_POST = ("instruction", "response")
+"""The slots where the judge sees no post."""
 MARKERS = (
     "###Task Description:",
     "###The instruction to evaluate:",
@@ -41,11 +43,13 @@ room for more clarity, brevity or focus.
 Score 5: An exemplary answer, fitted to the request: focused, insightful, engaging and easy to follow, with expert knowledge and nothing superfluous."""
 
 
-def _judge(task: str, heading: str) -> Prompt:
+def _judge(task: str = "", heading: str = "") -> Prompt:
+    """The wording with a post, which `task` says what it is and which stands under `heading`; or with none at all."""
+    given, shown = (f", {task}", f"{heading}\n{{ugc}}\n\n") if task else ("", "")
     return Prompt(
         system=_SYSTEM,
         user=f"""###Task Description:
-You are given an instruction (which may contain an input), a response to evaluate, {task}, and a score rubric that states the criteria.
+You are given an instruction (which may contain an input), a response to evaluate{given}, and a score rubric that states the criteria.
 1. Write detailed feedback on the quality of the response, judged by the score rubric alone and not by general impressions.
 2. After the feedback, give a score: an integer between 1 and 5, chosen by the score rubric.
 3. The output has this format: "(write a feedback for criteria) [RESULT] (an integer number between 1 and 5)"
@@ -57,14 +61,11 @@ You are given an instruction (which may contain an input), a response to evaluat
 ###Response to evaluate:
 {{response}}
 
-{heading}
-{{ugc}}
-
-###Score Rubrics:
+{shown}###Score Rubrics:
 {_RUBRIC}
 
 ###Feedback: """,
-        slots=SLOTS,
+        slots=SLOTS if task else WITHOUT_POST,
         markers=MARKERS,
     )
 
@@ -103,6 +104,21 @@ Compare the response to the instruction with the reference document. Write feedb
 1 off topic, 2 weak, 3 fair, 4 good, 5 excellent.
 ###Feedback: """,
         slots=SLOTS,
+        markers=MARKERS,
+    ),
+    # For `[rewards] reference = "none"`: `default` and the small ones without the post.
+    "no-reference": _judge(),
+    "no-reference-short": Prompt(
+        user="""###Task Description:
+Judge how well the response answers the instruction. Write feedback, then [RESULT] and a score from 1 to 5.
+###The instruction to evaluate:
+{instruction}
+###Response to evaluate:
+{response}
+###Score Rubrics:
+1 off topic, 2 weak, 3 fair, 4 good, 5 excellent.
+###Feedback: """,
+        slots=WITHOUT_POST,
         markers=MARKERS,
     ),
 }

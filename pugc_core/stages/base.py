@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any, ClassVar, NamedTuple
 
 import polars as pl
 
-from pugc_core.config import digest
+from pugc_core.config import Config, digest
 from pugc_core.engines.base import Generation, Refusal, Request
 from pugc_core.measures import Measures
 from pugc_core.prompts import base as prompts
@@ -71,6 +71,7 @@ class Dropped(NamedTuple):
     """A column of its own that says more."""
 
 
+@dataclass(frozen=True)
 class Stage(ABC):
     """One stage of the pipeline for one recipe."""
 
@@ -101,9 +102,11 @@ class Stage(ABC):
     sources: ClassVar[Sources] = {}
     """Which column comes from which, for the web UI."""
     dropped: ClassVar[Dropped]
+    format: ClassVar[int] = 2
+    """Of its measures. Raise it when one is added: tables with another one are made again, at no call."""
     config: Any
-    gates: tuple[str, ...] = ()
-    """The filters on the rows that it goes through."""
+    gates: tuple[str, ...] = field(default=(), kw_only=True)
+    """The filters on the rows that it goes through, in run order (`gated`)."""
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -134,6 +137,11 @@ class Stage(ABC):
         """The sentence, with its knobs filled in."""
         return self.sentence.format_map(dict(self.config))
 
+    @property
+    def skipped(self) -> bool:
+        """Whether the recipe leaves it out."""
+        return False
+
     def rows_in(self, inputs: Inputs) -> pl.DataFrame:
         """The rows that it goes through: those kept by the stage before it and by the filters on that, in order."""
         assert self.after is not None
@@ -153,7 +161,6 @@ class Asking(Stage):
     model: str
     context: int | None = None
     """The recipe's limit to the model's context; with another, other prompts are too long."""
-    gates: tuple[str, ...] = ()
 
     version: ClassVar[str] = "2"
     """Of the code that makes a table of the answers."""
@@ -164,7 +171,13 @@ class Asking(Stage):
     def prompt(self) -> prompts.Prompt:
         contract: Any = self.contract
         markers = getattr(contract, "MARKERS", ())
-        return prompts.load(self.config.prompt, contract.WORDINGS, slots=contract.SLOTS, markers=markers)
+        return prompts.load(self.config.prompt, contract.WORDINGS, slots=self.slots, markers=markers)
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """The slots that the prompt must have, and no others."""
+        slots: tuple[str, ...] = self.contract.SLOTS
+        return slots
 
     @property
     def fingerprint(self) -> Mapping[str, str]:
@@ -203,6 +216,13 @@ class Asking(Stage):
             yield row, self.request(row)
 
 
+class FilterConfig(Config):
+    """What every filter has."""
+
+    skip: bool = False
+    """Leave the filter out: all rows that come to it go on, and its model is not asked."""
+
+
 @dataclass(frozen=True)
 class Filter(Asking):
     """A stage that asks one question about every row it goes through, and keeps or drops the row by the answer."""
@@ -210,6 +230,11 @@ class Filter(Asking):
     filters = True
     row_for_row = True
     checks = ("parse_rate",)
+    config: FilterConfig
+
+    @property
+    def skipped(self) -> bool:
+        return self.config.skip
 
     @abstractmethod
     def verdict(self, answer: Generation | None) -> tuple[Mapping[str, Any], str | None]:
@@ -227,3 +252,14 @@ class Filter(Asking):
                 reason = answers.refused(request)
             made.append({self.table.key: row[self.table.key], **columns, "keep": reason is None, "drop_reason": reason})
         return self.table.frame(made)
+
+
+def gated(stages: Iterable[Stage]) -> dict[str, Stage]:
+    """The stages by name, in run order, without those that the recipe leaves out. Each goes through the filters that
+    stand before it and judge the rows that it takes."""
+    found: dict[str, Stage] = {}
+    for stage in stages:
+        if not stage.skipped:
+            gates = tuple(name for name, other in found.items() if other.filters and other.after == stage.after)
+            found[stage.name] = replace(stage, gates=gates)
+    return found

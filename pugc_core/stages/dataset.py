@@ -36,7 +36,6 @@ class Dataset(Stage):
     near_duplicates: Literal["drop", "keep"] = "drop"
     similarity: float = 0.8
     """As stage `ugc` has them: it sees one shard, this stage all."""
-    gates: tuple[str, ...] = ()
 
     name = "dataset"
     after = "pairs"

@@ -38,14 +38,13 @@ class InstructionsConfig(Config):
 @dataclass(frozen=True)
 class Instructions(Asking):
     config: InstructionsConfig
-    gates: tuple[str, ...] = ("quality",)
 
     name = "instructions"
     role = "instructor"
     contract: ClassVar[ModuleType] = contract
     after = "ugc"
     unit = "questions"
-    sentence = "For every good post the question that a reader would have asked to get it as the answer."
+    sentence = "For every post that is kept the question that a reader would have asked to get it as the answer."
     table = define(
         "instructions",
         "instruction_id",
@@ -59,8 +58,8 @@ class Instructions(Asking):
     quantity = "chars"
     sample = ("instruction",)
     sources: ClassVar[Sources] = {
-        "instruction_id": [("quality", "ugc_id")],
-        "ugc_id": [("quality", "ugc_id")],
+        "instruction_id": [("ugc", "ugc_id")],
+        "ugc_id": [("ugc", "ugc_id")],
         "instruction": [("ugc", "text")],
     }
     dropped = Dropped("instruction")

@@ -34,7 +34,6 @@ class PairsConfig(Config):
 @dataclass(frozen=True)
 class Pairs(Stage):
     config: PairsConfig
-    gates: tuple[str, ...] = ()
 
     name = "pairs"
     after = "responses"

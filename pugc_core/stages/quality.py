@@ -8,22 +8,29 @@ from types import ModuleType
 from typing import Any, ClassVar
 
 import polars as pl
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from pugc_core.config import Config
 from pugc_core.engines.base import Generation, Sampling
 from pugc_core.measures import Measures, sums
 from pugc_core.prompts import quality as contract
 from pugc_core.records import define
-from pugc_core.stages.base import Dropped, Filter, Inputs, Sources
+from pugc_core.stages.base import Dropped, Filter, FilterConfig, Inputs, Sources
 
 
-class QualityConfig(Config):
+class QualityConfig(FilterConfig):
     prompt: str = "default"
     """A bundled wording or the path of a prompt file with the slot {ugc}."""
     min_score: int = Field(4, ge=1, le=5)
     """Posts below are dropped as `low_quality` (paper: keep 4 and 5)."""
+    max_score: int = Field(5, ge=1, le=5)
+    """Posts above are dropped as `above_max_score`: with `min_score` a band of quality, as in the paper's figure 4."""
     sampling: Sampling = Sampling(temperature=0.0, max_tokens=512)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> QualityConfig:
+        if self.max_score < self.min_score:
+            raise ValueError(f"max_score ({self.max_score}) is below min_score ({self.min_score})")
+        return self
 
 
 @dataclass(frozen=True)
@@ -36,8 +43,8 @@ class Quality(Filter):
     after = "ugc"
     unit = "scores"
     sentence = (
-        "A judge rates every post from 1 to 5 as a source for a question and its answer; those below {min_score} are "
-        "dropped."
+        "A judge rates every post from 1 to 5 as a source for a question and its answer; those rated {min_score} to "
+        "{max_score} go on."
     )
     table = define(
         "quality",
@@ -59,7 +66,9 @@ class Quality(Filter):
 
     @property
     def knobs(self) -> Mapping[str, str]:
-        return {"threshold": str(self.config.min_score)}
+        least, most = self.config.min_score, self.config.max_score
+        # Named only where there is one, so that tables from before there was a choice stay current.
+        return {"threshold": str(least) if most == 5 else f"{least} to {most}"}
 
     def rows(self, inputs: Inputs) -> pl.DataFrame:
         return self.rows_in(inputs).select("ugc_id", ugc="text")
@@ -71,6 +80,8 @@ class Quality(Filter):
         columns = {"score": score, "reasoning": answer.text}
         if score is None:
             return columns, "unparsable"
+        if score > self.config.max_score:
+            return columns, "above_max_score"
         return columns, None if score >= self.config.min_score else "low_quality"
 
     @staticmethod

@@ -9,15 +9,14 @@ from typing import Any, ClassVar
 
 import polars as pl
 
-from pugc_core.config import Config
 from pugc_core.engines.base import Generation, Sampling
 from pugc_core.measures import Measures
 from pugc_core.prompts import relevance as contract
 from pugc_core.records import define
-from pugc_core.stages.base import Dropped, Filter, Inputs, Sources
+from pugc_core.stages.base import Dropped, Filter, FilterConfig, Inputs, Sources
 
 
-class RelevanceConfig(Config):
+class RelevanceConfig(FilterConfig):
     prompt: str = "default"
     """A bundled wording or the path of a prompt file with the slots {ugc} and {instruction}."""
     # Not one token, as the paper has it: with a small tokenizer that cuts the word. The constraint ends the answer.

@@ -40,7 +40,6 @@ class ResponsesConfig(Config):
 @dataclass(frozen=True)
 class Responses(Asking):
     config: ResponsesConfig
-    gates: tuple[str, ...] = ("relevance",)
 
     name = "responses"
     role = "policy"
@@ -64,7 +63,7 @@ class Responses(Asking):
     sample = ("instruction_id", "text", "n_tokens")
     sources: ClassVar[Sources] = {
         "response_id": [("instructions", "instruction_id")],
-        "instruction_id": [("relevance", "instruction_id")],
+        "instruction_id": [("instructions", "instruction_id")],
         "text": [("instructions", "instruction")],
     }
     dropped = Dropped("text")

@@ -6,6 +6,7 @@ A vote that does not parse is missing, never a number. For each missing one a fu
 
 from __future__ import annotations
 
+import functools
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,9 @@ from pydantic import Field, model_validator
 
 from pugc_core.config import Config, digest
 from pugc_core.engines.base import Generation, Request, Sampling
+from pugc_core.errors import RecipeError
 from pugc_core.measures import BANDS, Measures, sums
+from pugc_core.prompts import base as prompts
 from pugc_core.prompts import rewards as contract
 from pugc_core.records import define
 from pugc_core.stages.base import Asking, Build, Dropped, Inputs, Sources
@@ -25,6 +28,11 @@ from pugc_core.stages.base import Asking, Build, Dropped, Inputs, Sources
 VOTE = pl.Struct({"draw": pl.Int32(), "score": pl.Int8(), "feedback": pl.String()})
 REFERENCE = "reference"
 """The input that holds other posts, where the judge is shown those, and the part of a fingerprint that says so."""
+_SHOWN = {
+    "own": "with the post as reference",
+    "random": "with another post, drawn at random, as reference",
+    "none": "without a reference",
+}
 PATIENCE = 8
 """Draws without a single valid vote, or N where that is more, after which a response is not asked about further."""
 
@@ -32,15 +40,17 @@ PATIENCE = 8
 class RewardsConfig(Config):
     prompt: str = "default"
     """`default` (reference document, the paper's reading), `prometheus` (reference answer worth 5), `short`, or the
-    path of a prompt file with the slots {instruction}, {response} and {ugc}."""
+    path of a prompt file with the slots {instruction}, {response} and {ugc}. With `reference = "none"`:
+    `no-reference`, `no-reference-short`, or a file without {ugc}."""
     n: int = Field(8, ge=1)
     """Valid votes wanted per response (paper: N = 8)."""
     max_draws: int = Field(16, ge=1)
     """Most draws per response while some of its votes do not parse; where none does, only the first 8 (or N)."""
     min_valid: int | None = Field(None, ge=1)
     """Responses with fewer valid votes are dropped as `too_few_votes`; null takes half of `n`, rounded up."""
-    reference: Literal["own", "random"] = "own"
-    """`random` shows the judge another post, drawn over all posts of the recipe, as in the paper's ablation: what is
+    reference: Literal["own", "random", "none"] = "own"
+    """What the judge is shown besides question and answer: the post, or, as in two of the paper's ablations, another
+    one or none (in a wording without {ugc}). `random` shows another post, drawn over all posts of the recipe: what is
     won without it says how much of the gain is the reference's. Take all posts in (`pugc run --to ugc`) before votes
     are asked for: posts that come later stand in for some of those before them, whose votes are then out of date."""
     aggregate: Literal["mean", "median", "majority"] = "mean"
@@ -109,7 +119,7 @@ class Rewards(Asking):
     reads = ("ugc", "instructions")
     unit = "votes"
     sentence = (
-        "N votes of the reward judge on every response, with the post as reference; the unparsable are drawn again."
+        "N votes of the reward judge on every response, {shown}; the unparsable are drawn again."
     )
     table = define(
         "rewards",
@@ -150,25 +160,55 @@ class Rewards(Asking):
         }
 
     @property
+    def about(self) -> str:
+        return self.sentence.format(shown=_SHOWN[self.config.reference])
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Without the posts where the judge sees none."""
+        return tuple(name for name in super().inputs if name != "ugc" or "ugc" in self.slots)
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        return contract.WITHOUT_POST if self.config.reference == "none" else contract.SLOTS
+
+    @functools.cached_property
+    def prompt(self) -> prompts.Prompt:
+        try:
+            return super().prompt
+        except RecipeError as err:
+            if "{ugc}" not in err.problem:
+                raise
+            name = f"rewards.prompt = {self.config.prompt!r} does not go with rewards.reference"
+            raise RecipeError(f"{name} = {self.config.reference!r}: {err.problem}", fix=self._fix()) from err
+
+    def _fix(self) -> str:
+        if "ugc" in self.slots:
+            return 'put {ugc} where the post belongs in the text; to show none: [rewards] reference = "none"'
+        return 'take {ugc} out of the text, or prompt = "no-reference"; to show the post: [rewards] reference = "own"'
+
+    @property
     def draws(self) -> tuple[int, ...]:
         return tuple(range(self.config.n))
 
     def rows(self, inputs: Inputs) -> pl.DataFrame:
         """With null in column `ugc` where there is no other post to show."""
-        own = inputs["ugc"].filter("keep").select("ugc_id", ugc="text")
-        posts = own if self.config.reference == "own" else inputs[REFERENCE]
         instructions = inputs["instructions"].filter("keep").select("instruction_id", "ugc_id", "instruction")
-        return (
+        rows = (
             self.rows_in(inputs)
             .select("response_id", "instruction_id", response="text")
             .join(instructions, on="instruction_id", maintain_order="left")
-            .join(posts, on="ugc_id", maintain_order="left")
         )
+        if "ugc" not in self.slots:
+            return rows
+        own = self.config.reference == "own"
+        posts = inputs["ugc"].filter("keep").select("ugc_id", ugc="text") if own else inputs[REFERENCE]
+        return rows.join(posts, on="ugc_id", maintain_order="left")
 
     def build(self, shard: str, inputs: Inputs) -> Build:
         ballots = [_Ballot(row) for row in self.rows(inputs).iter_rows(named=True)]
         for ballot in ballots:
-            ballot.refused = "no_other_post" if ballot.row["ugc"] is None else None
+            ballot.refused = "no_other_post" if any(ballot.row[slot] is None for slot in self.slots) else None
         open_ballots = [b for b in ballots if self._missing(b)]
         while open_ballots:
             asked = [(b, self._next(b)) for b in open_ballots]

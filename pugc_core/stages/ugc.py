@@ -6,6 +6,7 @@ Special tokens and score markers in a post are left as they are; prompts neutral
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple
 
 import polars as pl
@@ -63,8 +64,13 @@ class _Verdict(NamedTuple):
     detail: str | None = None
 
 
+@dataclass(frozen=True)
 class Ugc(Stage):
     """The first stage: a file of posts becomes a table with one row for every row of the file."""
+
+    config: UgcConfig
+    path_of: Callable[[str], str]
+    """The source file of a shard."""
 
     name = "ugc"
     sentence = (
@@ -98,10 +104,6 @@ class Ugc(Stage):
     sample = ("title", "text")
     dropped = Dropped("text", note="detail")
 
-    def __init__(self, config: UgcConfig, path_of: Callable[[str], str]) -> None:
-        self.config = config
-        self._path_of = path_of
-
     @property
     def fingerprint(self) -> Mapping[str, str]:
         return {
@@ -117,7 +119,7 @@ class Ugc(Stage):
     def build(self, shard: str, inputs: Inputs) -> Build:
         """The shard's table; nothing is asked of any model. Raises SourceError when the file cannot be used at all."""
         yield from ()
-        path = self._path_of(shard)
+        path = self.path_of(shard)
         frames: list[pl.DataFrame] = []
         rows: list[dict[str, Any]] = []
         lines: dict[str, int] = {}

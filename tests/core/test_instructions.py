@@ -11,7 +11,7 @@ from pugc_core.engines.base import Sampling
 from pugc_core.stages import STAGES
 from pugc_core.stages.instructions import Instructions, InstructionsConfig
 
-STAGE = Instructions(InstructionsConfig(), "policy@1")
+STAGE = Instructions(InstructionsConfig(), "policy@1", gates=("quality",))
 
 
 def quality(*good: str, bad: tuple[str, ...] = ()) -> pl.DataFrame:
@@ -53,13 +53,13 @@ def test_only_good_posts_are_asked_and_in_their_order() -> None:
 
 
 def test_length_limit_is_inclusive() -> None:
-    stage = Instructions(InstructionsConfig(max_chars=5), "policy@1")
+    stage = replace(STAGE, config=InstructionsConfig(max_chars=5))
     run = make(stage, {"post-a": "12345", "post-b": "123456"}, "post-a", "post-b")
     assert run.rows("drop_reason") == [None, "too_long"]
 
 
 def test_several_per_post_and_their_twins() -> None:
-    stage = Instructions(InstructionsConfig(per_post=4), "policy@1")
+    stage = replace(STAGE, config=InstructionsConfig(per_post=4))
     answers = {"post-a": ["How?", "HOW?", "Why?", " How? "], "post-b": ["How?", "", "", "What?"]}
     run = make(stage, answers, *answers)
     assert [r.draws for r in run.requests] == [(0, 1, 2, 3)] * 2
@@ -79,7 +79,7 @@ def test_each_extra_drop_has_a_switch() -> None:
     for off in (None, *every, "all"):
         drop = () if off == "all" else tuple(reason for reason in every if reason != off)
         run = drive(
-            Instructions(InstructionsConfig(per_post=5, drop=drop), "policy@1"),
+            replace(STAGE, config=InstructionsConfig(per_post=5, drop=drop)),
             {"post-a": said},
             finish=lambda text: "max_tokens" if text == "How do I" else "stop",
             ugc=posts("post-a"),
@@ -98,14 +98,14 @@ def test_an_instruction_keeps_its_lines() -> None:
 
 
 def test_a_refused_post_has_a_row_for_every_draw() -> None:
-    stage = Instructions(InstructionsConfig(per_post=3), "policy@1")
+    stage = replace(STAGE, config=InstructionsConfig(per_post=3))
     run = make(stage, {"post-a": None}, "post-a")
     assert run.rows("draw", "instruction", "drop_reason") == [(i, None, "prompt_too_long") for i in range(3)]
     assert len(set(run.rows("instruction_id"))) == 3
 
 
 def test_a_draw_that_never_came_leaves_the_others_their_places() -> None:
-    stage = Instructions(InstructionsConfig(per_post=3), "policy@1")
+    stage = replace(STAGE, config=InstructionsConfig(per_post=3))
     run = make(stage, lambda request, draw: refuse(request, "no_content") if draw == 1 else f"How {draw}?", "post-a")
     rows = [(0, "How 0?", None), (1, None, "no_content"), (2, "How 2?", None)]
     assert run.rows("draw", "instruction", "drop_reason") == rows
@@ -122,7 +122,7 @@ def test_ids_depend_on_post_and_text_alone() -> None:
 def test_the_example_is_picked_by_the_post_and_all_are_used() -> None:
     texts = [f"post-{i:03}" for i in range(100)]
     config = InstructionsConfig(examples=("EX-ONE", "EX-TWO", "EX-THREE"))
-    stage = Instructions(config, "policy@1")
+    stage = replace(STAGE, config=config)
 
     def shown(order: list[str]) -> dict[str, str]:
         seen = {}

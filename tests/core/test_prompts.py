@@ -31,7 +31,7 @@ def whole(prompt: Prompt, **values: str) -> str:
 @pytest.mark.parametrize(("stage", "name"), WORDINGS)
 def test_every_wording_renders_each_slot(stage: str, name: str) -> None:
     prompt = MODULES[stage].WORDINGS[name]
-    assert prompt.slots == MODULES[stage].SLOTS
+    assert prompt.slots == (rewards.WITHOUT_POST if name.startswith("no-reference") else MODULES[stage].SLOTS)
     values = {slot: f"VALUE-{i}-OF" for i, slot in enumerate(prompt.slots)}
     messages = prompt.render(values)
     assert [m.role for m in messages] == (["system", "user"] if prompt.system else ["user"])
@@ -737,6 +737,21 @@ def test_a_bundled_wording_by_name() -> None:
     assert judge("short") is rewards.WORDINGS["short"]
 
 
+def test_a_bundled_wording_of_other_slots(write) -> None:
+    with pytest.raises(RecipeError, match=r"wording 'no-reference': prompt lacks the slot \{ugc\}"):
+        judge("no-reference")
+    with pytest.raises(RecipeError, match=r"wording 'default': prompt has an unknown slot \{ugc\}"):
+        load("default", rewards.WORDINGS, slots=rewards.WITHOUT_POST)
+
+
+def test_without_a_post_nothing_speaks_of_one() -> None:
+    for name in ("no-reference", "no-reference-short"):
+        text = whole(rewards.WORDINGS[name])
+        assert not re.search(r"reference|document", text, re.IGNORECASE), name
+        assert "[RESULT]" in text
+        assert text.rstrip().endswith("###Feedback:")
+
+
 def test_a_prompt_file(write) -> None:
     prompt = judge(write("Judge {response}\nto {instruction}\nby {ugc}\n\n"))
     values = {"response": "R [RESULT] 5", "instruction": "I</s>", "ugc": "U"}
@@ -805,7 +820,7 @@ def test_no_such_prompt_names_the_bundled_ones(tmp_path: Path) -> None:
         with pytest.raises(RecipeError) as err:
             judge(name)
         assert name in err.value.problem
-        assert "default, post-first, prometheus, short" in err.value.problem
+        assert "default, no-reference, no-reference-short, post-first, prometheus, short" in err.value.problem
 
 
 def test_an_empty_prompt_file(write) -> None:

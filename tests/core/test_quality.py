@@ -59,6 +59,16 @@ def test_a_threshold_off_the_scale_is_refused(least: float) -> None:
         QualityConfig(min_score=least)  # type: ignore[arg-type]
 
 
+def test_a_band_of_quality() -> None:
+    """Both ends are in it; what is above is dropped for that, and what does not parse is in no band."""
+    answers: dict[str, str | None] = {f"post-{i}": f"Score: {i}" for i in range(1, 6)} | {"post-x": "Score"}
+    run = drive(replace(STAGE, config=QualityConfig(min_score=2, max_score=3)), answers, ugc=posts(*answers))
+    assert run.rows("drop_reason") == ["low_quality", None, None, "above_max_score", "above_max_score", "unparsable"]
+    with pytest.raises(ValidationError, match=r"max_score \(3\) is below min_score \(4\)"):
+        QualityConfig(max_score=3)
+    assert "rated 2 to 3 go on" in replace(STAGE, config=QualityConfig(min_score=2, max_score=3)).about
+
+
 def test_no_posts_no_rows() -> None:
     run = drive(STAGE, {}, ugc=posts(dropped=["post-x"]))
     assert run.requests == []
@@ -77,6 +87,8 @@ def test_the_fingerprint_holds_what_shapes_the_table(tmp_path: Path) -> None:
     assert changed(STAGE, replace(STAGE, config=QualityConfig(prompt=str(mine)))) == {"prompt"}
     assert changed(STAGE, replace(STAGE, config=QualityConfig(prompt="short"))) == {"prompt"}
     assert changed(STAGE, replace(STAGE, config=QualityConfig(min_score=3))) == {"threshold"}
+    assert changed(STAGE, replace(STAGE, config=QualityConfig(max_score=4))) == {"threshold"}
+    assert STAGE.fingerprint["threshold"] == "4", "tables of before there were bands stay current"
     assert changed(STAGE, replace(STAGE, model="judge@2")) == {"model"}
     for sampling in (Sampling(temperature=0.1, max_tokens=512), Sampling(temperature=0.0, max_tokens=64)):
         assert changed(STAGE, replace(STAGE, config=QualityConfig(sampling=sampling))) == {"sampling"}

@@ -12,7 +12,7 @@ from pugc_core.measures import cut_off_share
 from pugc_core.stages import STAGES
 from pugc_core.stages.responses import Responses, ResponsesConfig
 
-STAGE = Responses(ResponsesConfig(k=3), "policy@1")
+STAGE = Responses(ResponsesConfig(k=3), "policy@1", gates=("relevance",))
 OF = {"How-a?": "post-a", "How-b?": "post-b", "How-c?": "post-c"}
 
 
@@ -77,7 +77,7 @@ def test_answers_that_were_cut_off() -> None:
     }
     for knob, reason in (("drop", "cut_off"), ("keep", None)):
         run = drive(
-            Responses(ResponsesConfig(k=6, cut_off=knob), "policy@1"),  # type: ignore[arg-type]
+            replace(STAGE, config=ResponsesConfig(k=6, cut_off=knob)),  # type: ignore[arg-type]
             {"How-a?": list(said)},
             finish=said.__getitem__,
             instructions=instructions(OF),

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from pugc_core.engines.base import Refusal, Request, Sampling
+from pugc_core.errors import RecipeError
 from pugc_core.stages import STAGES
 from pugc_core.stages.rewards import AGGREGATES, PATIENCE, Rewards, RewardsConfig, majority
 
@@ -280,6 +282,45 @@ def test_the_fingerprint_holds_what_shapes_the_table() -> None:
     assert changed(base, stage(aggregate="median")) == {"aggregate"}
     assert changed(base, stage(sampling=Sampling(temperature=1.0, top_p=0.9, max_tokens=1024))) == {"sampling"}
     assert changed(base, replace(base, model="judge@2")) == {"model"}
+
+
+def test_without_a_reference_the_judge_sees_no_post_and_none_is_read(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.txt"
+    mine.write_text("{instruction} {response}: feedback, [RESULT] 1 to 5")
+    for prompt in ("no-reference", "no-reference-short", str(mine)):
+        made = stage(n=1, reference="none", prompt=prompt)
+        assert made.inputs == ("responses", "instructions")
+        run = drive(
+            made,
+            lambda request, draw: "[RESULT] 3",
+            instructions=instructions({"How?": "the-post"}),
+            responses=responses("resp-a"),
+        )
+        (request,) = run.requests
+        assert "resp-a" in request.messages[-1].content
+        assert "the-post" not in request.messages[-1].content
+        assert run.rows("reward", "keep") == [(3.0, True)]
+    assert "without a reference" in made.about
+    assert changed(stage(), stage(reference="none", prompt="no-reference")) == {"prompt", "reference"}
+
+
+def test_wording_and_reference_must_go_together(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.txt"
+    mine.write_text("{instruction} {response}")
+    for reference in ("own", "random"):
+        for prompt in ("no-reference", str(mine)):
+            with pytest.raises(RecipeError, match=rf"reference = '{reference}': .*lacks the slot \{{ugc\}}") as err:
+                _ = stage(reference=reference, prompt=prompt).fingerprint
+            assert 'reference = "none"' in (err.value.fix or "")
+    mine.write_text("{instruction} {response} {ugc}")
+    for prompt in ("default", "short", str(mine)):
+        with pytest.raises(RecipeError, match=r"reference = 'none': .*unknown slot \{ugc\}") as err:
+            _ = stage(reference="none", prompt=prompt).fingerprint
+        assert 'prompt = "no-reference"' in (err.value.fix or "")
+    mine.write_text("{instruction}")
+    with pytest.raises(RecipeError, match=r"lacks the slot \{response\}") as err:
+        _ = stage(reference="none", prompt=str(mine)).fingerprint
+    assert "{response}" in (err.value.fix or "")
 
 
 def test_a_random_reference_is_shown_in_place_of_the_post() -> None:

@@ -87,6 +87,18 @@ def test_what_differs_is_named_with_its_shards(chain: Chain, tmp_path: Path) -> 
         chain.run()
 
 
+def test_a_filter_that_some_shards_did_not_go_through_is_named(chain: Chain) -> None:
+    for name in ("quality", "relevance"):
+        chain.recipe = scripted_recipe(**{name: {"skip": True}})
+        chain.run(shards=["b"], to="pairs")
+        assert said(chain) == [f"the filter {name} was left out of b"]
+        assert not checks.one_state(tables(chain)).passed
+        chain.run()
+        assert said(chain) == []
+        chain.recipe = scripted_recipe()
+        chain.run()
+
+
 def test_a_new_prompt_that_got_no_further_than_the_rewards_is_told(chain: Chain, tmp_path: Path) -> None:
     """The pairs of b are still those of the old votes, and nothing says which those were."""
     prompt = tmp_path / "judge.txt"

@@ -143,7 +143,7 @@ class Chain:
         names = sorted(self.workspace.shards()) if shards is None else list(shards)
         stages = self.recipe.stages(self.workspace.source)
         with Ledger(self.workspace.ledger, flush_seconds=flush_seconds) as ledger:
-            for name in STAGES[: STAGES.index(to) + 1]:
+            for name in (name for name in STAGES[: STAGES.index(to) + 1] if name in stages):
                 passes = [[ALL]] if name == "dataset" else list(groups or [names])
                 for group in passes:
                     self._pass(stages[name], group, names, ledger, engine)
