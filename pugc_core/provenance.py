@@ -7,9 +7,11 @@ from typing import Any
 
 import polars as pl
 
+from pugc_core.engines.base import Request
 from pugc_core.plan import Chain
 from pugc_core.references import References, wanted
 from pugc_core.stages.base import Asking
+from pugc_core.stages.responses import Responses
 from pugc_core.stages.rewards import REFERENCE
 
 
@@ -17,7 +19,8 @@ def asked(chain: Chain, behind: Mapping[str, Any]) -> dict[str, Any]:
     """By stage: model, sampling, the prompt as it was sent, and a seed per draw; for `rewards` one of these per
     response, and the id of the post that the judge was shown, where that is another. `behind` is what `summary.lineage`
     gives. `current` is False where the recipe has changed since the table was made (or, where another post was shown,
-    which one that is): then this is what would be asked now. No prompt where there is nothing to ask.
+    which one that is): then this is what would be asked now. No prompt where there is nothing to ask. Where answers
+    were shown those before them, `prompts` has the prompt of each draw.
     """
     shard = behind["shard"]
     references = References(chain.tables, chain.workspace.shards())
@@ -37,7 +40,9 @@ def asked(chain: Chain, behind: Mapping[str, Any]) -> dict[str, Any]:
             made[REFERENCE] = references.other(behind["post"]["ugc_id"])
             made["current"] &= footer is not None and footer.inputs.get(REFERENCE) == references.state(shard)
         rows = list(stage.rows(inputs).iter_rows(named=True))
-        if stage.after == "responses":
+        if isinstance(stage, Responses) and stage.varied and rows:
+            found[name] = made | _one_by_one(stage, rows[0], behind)
+        elif stage.after == "responses":
             draws = {r["response_id"]: [v["draw"] for v in r["votes"] or []] for r in behind["responses"]}
             by_response = {row["response_id"]: _request(stage, row, draws[row["response_id"]]) for row in rows}
             found[name] = made | {"responses": by_response}
@@ -63,10 +68,25 @@ def _draws(stage: Asking, behind: Mapping[str, Any]) -> list[int]:
     return [r["draw"] for r in behind["responses"]] if stage.name == "responses" else [0]
 
 
+def _one_by_one(stage: Responses, row: Mapping[str, Any], behind: Mapping[str, Any]) -> dict[str, Any]:
+    """Of answers that were shown those before them: a prompt for every draw, in `prompts`."""
+    texts = {r["draw"]: r["text"] for r in behind["responses"]}
+    requests = {draw: stage.sent(row, (draw,), [texts[d] for d in texts if d < draw]) for draw in texts}
+    asked = {draw: _asked(request, [draw]) for draw, request in requests.items()}
+    return {
+        "prompt": asked[min(asked)]["prompt"],
+        "prompts": {draw: of["prompt"] for draw, of in asked.items()},
+        "seeds": {draw: of["seeds"][draw] for draw, of in asked.items()},
+    }
+
+
 def _request(stage: Asking, row: Mapping[str, Any], draws: Sequence[int]) -> dict[str, Any]:
     if any(row[slot] is None for slot in stage.prompt.slots):  # no other post
         return _NOTHING
-    request = stage.request(row, draws or [0])
+    return _asked(stage.request(row, draws or [0]), draws)
+
+
+def _asked(request: Request, draws: Sequence[int]) -> dict[str, Any]:
     return {
         "prompt": [{"role": role, "content": content} for role, content in request.messages],
         "seeds": {draw: request.seed(draw) for draw in draws},

@@ -206,8 +206,9 @@ def _read(path: Path, folders: Sequence[Path], seen: tuple[Path, ...]) -> tuple[
 
 def _resolve_paths(data: dict[str, Any], folder: Path) -> None:
     for table in data.values():
-        if isinstance(table, dict) and isinstance(table.get("prompt"), str) and (folder / table["prompt"]).is_file():
-            table["prompt"] = str((folder / table["prompt"]).resolve())
+        for key in ("prompt", "vary") if isinstance(table, dict) else ():
+            if isinstance(table.get(key), str) and (folder / table[key]).is_file():
+                table[key] = str((folder / table[key]).resolve())
     models = data.get("models")
     for model in models.values() if isinstance(models, dict) else ():
         for key in ("id", "adapter") if isinstance(model, dict) else ():

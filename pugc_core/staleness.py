@@ -30,6 +30,7 @@ PARTS = {
     "votes": "number of votes",
     "threshold": "threshold",
     "margin": "smallest margin",
+    "limit": "size limit",
     "ties": "rule for ties",
 }
 """What a part of a fingerprint is called where its own name would not say it."""

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from pugc_core import exports, provenance, runs, storage, summary, talk
 from pugc_core.errors import RecipeError, StorageError
-from pugc_core.measures import cut_off_share
+from pugc_core.measures import cut_off_share, moments
 from pugc_core.models import Price
 from pugc_core.plan import Chain
 from pugc_core.recipe import ROLES
@@ -90,12 +90,16 @@ def _status(chain: Chain) -> dict[str, Any]:
         "report": chain.report,
     }
     found = survey(chain)
+    answered = summary.measured(chain.tables, "responses", shards)
+    alike = moments(answered, "similarity")
     return {
         "recipe": chain.name,
         "shards": len(shards),
         "stages": {stage: c._asdict() for stage, c in summary.funnel(chain.tables, shards).items()},
         "roles": _by_role(chain, runs.of(chain)),
-        "cut_off": cut_off_share(summary.measured(chain.tables, "responses", shards)),
+        "cut_off": cut_off_share(answered),
+        # Of the words of two answers to one question the share that both have.
+        "similarity": round(alike.mean, 4) if alike else None,
         "rewards": summary.reward_shape(summary.measured(chain.tables, "rewards", shards)),
         "policies": _policies(chain),
         "out_of_date": _out_of_date(chain, found),

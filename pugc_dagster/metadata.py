@@ -150,6 +150,8 @@ def _numbers(stage: str, measures: Measures) -> dict[str, Any]:
         numbers["parse_rate"] = round(rate, 4)
     if (name := STAGES[stage].quantity) and (found := moments(measures, name)):
         numbers |= {f"{name}_mean": round(found.mean, 4), f"{name}_std": round(found.std, 4)}
+    if found := moments(measures, "similarity"):
+        numbers["similarity_mean"] = round(found.mean, 4)
     if (share := cut_off_share(measures)) is not None:
         numbers["cut_off"] = round(share, 4)
     if stage == "rewards" and measures.get("instructions"):

@@ -6,7 +6,7 @@ stands in several shards (the same post twice) is taken once, and so is a post w
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -16,7 +16,7 @@ from pydantic import Field
 from pugc_core.config import Config, digest
 from pugc_core.errors import StorageError
 from pugc_core.prompts.base import Prompt
-from pugc_core.records import ORIGIN, ORIGIN_COLUMNS, define
+from pugc_core.records import ORIGIN, ORIGIN_COLUMNS, define, make_id
 from pugc_core.stages.base import Build, Dropped, Inputs, Sources, Stage
 from pugc_core.stages.groups import Grouped, grouped
 
@@ -26,6 +26,10 @@ _TURNS = pl.List(pl.Struct({"role": pl.String(), "content": pl.String()}))
 class DatasetConfig(Config):
     test_share: float = Field(0.1, ge=0, lt=1)
     """Share of groups of posts whose pairs are held out from training (`pugc_core.stages.groups`)."""
+    max_pairs: int | None = Field(None, ge=1)
+    """Most pairs to train on; null takes all. Which of them stay goes by a hash of their group, so that a smaller set
+    is part of a larger one; the others are dropped as `over_limit`. The test side keeps all its pairs: policies
+    trained on sets of different sizes are measured on the same held-out questions."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,8 @@ class Dataset(Stage):
             "prompt": self.prompt.fingerprint,
             "split": digest(self.config.test_share),
             "near": digest([self.near_duplicates, self.similarity]),
+            # Named only where there is one, so that tables from before there was a choice stay current.
+            **({} if self.config.max_pairs is None else {"limit": str(self.config.max_pairs)}),
         }
 
     def build(self, shard: str, inputs: Inputs) -> Build:
@@ -121,7 +127,17 @@ class Dataset(Stage):
                     "drop_reason": reason,
                 }
             )
+        for row in self._over_limit(rows):
+            row |= {"keep": False, "drop_reason": "over_limit"}
         return self.table.frame(rows)
+
+    def _over_limit(self, rows: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+        """The pairs that there is no room for."""
+        most = self.config.max_pairs
+        if most is None:
+            return ()
+        train = [row for row in rows if row["keep"] and row["split"] == "train"]
+        return sorted(train, key=lambda row: (make_id("size", row["group"]), row["pair_id"]))[most:]
 
     def _reason(self, pair: Mapping[str, Any], seen: Set[str], groups: Grouped) -> str | None:
         if pair["pair_id"] in seen:

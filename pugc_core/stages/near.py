@@ -7,6 +7,7 @@ The similarity itself is counted, not estimated, so that nothing is called a nea
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
@@ -45,6 +46,14 @@ def shingles(text: str, sizes: Sequence[int]) -> set[str]:
 def similarity(a: set[str], b: set[str]) -> float:
     """Jaccard: the share of all shingles that both have. Texts without any word are like none."""
     return len(a & b) / len(a | b) if a or b else 0.0
+
+
+def overlap(texts: Sequence[str]) -> float | None:
+    """Mean over all pairs of texts of the share of words that both have (Jaccard of their sets of words), 0 to 1; None
+    of fewer than two."""
+    found = [set(words(text)) for text in texts]
+    shares = [similarity(a, b) for a, b in itertools.combinations(found, 2)]
+    return sum(shares) / len(shares) if shares else None
 
 
 class Union:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, ClassVar, Literal
@@ -11,10 +12,12 @@ import polars as pl
 from pydantic import Field, model_validator
 
 from pugc_core.config import Config, digest
-from pugc_core.engines.base import CUT_OFF, Sampling, was_cut_off
+from pugc_core.engines.base import CUT_OFF, Generation, Request, Sampling, was_cut_off
 from pugc_core.measures import Measures, sums
+from pugc_core.prompts import base as prompts
 from pugc_core.prompts import responses as contract
 from pugc_core.records import define, make_id
+from pugc_core.stages import near
 from pugc_core.stages.base import Asking, Build, Dropped, Inputs, Sources
 
 
@@ -26,6 +29,12 @@ class ResponsesConfig(Config):
     cut_off: Literal["drop", "keep"] = "drop"
     """Whether answers that max_tokens cut off are dropped as `cut_off`, or judged as they are and marked in pairs and
     dataset: a policy must not learn to end where one was cut."""
+    vary: str = "sampling"
+    """How the answers to one instruction come to differ: `sampling` alone, or by one that is made after the other, each
+    shown those before it and asked for another one. Then this is a wording for the second and those after it,
+    `earlier` or `earlier-brief`, or the path of a prompt file with the slots {instruction} and {earlier}. Pairs and
+    training have the plain instruction all the same. A form of the negatively correlated sampling of candidates of
+    Community Alignment (Zhang et al., arXiv 2507.09650), which asks for all of them in one answer."""
     sampling: Sampling = Sampling(temperature=0.8, top_p=0.95, max_tokens=2048)
 
     @model_validator(mode="before")
@@ -59,6 +68,7 @@ class Responses(Asking):
             ("finish_reason", pl.String(), "stop, length (cut off), or the engine's word for a refusal"),
         ],
     )
+    format = 3
     quantity = "tokens"
     sample = ("instruction_id", "text", "n_tokens")
     sources: ClassVar[Sources] = {
@@ -70,7 +80,16 @@ class Responses(Asking):
 
     @property
     def knobs(self) -> Mapping[str, str]:
-        return {"limits": digest([self.config.k, self.config.cut_off])}
+        limits = {"limits": digest([self.config.k, self.config.cut_off])}
+        # Named only where there is one, so that tables from before there was a choice stay current.
+        return limits | ({"vary": self.varied.fingerprint} if self.varied else {})
+
+    @functools.cached_property
+    def varied(self) -> prompts.Prompt | None:
+        """The wording that shows earlier answers; None where answers are drawn independently of each other."""
+        if self.config.vary == "sampling":
+            return None
+        return prompts.load(self.config.vary, contract.VARIED, slots=contract.VARIED_SLOTS)
 
     @property
     def draws(self) -> tuple[int, ...]:
@@ -79,38 +98,58 @@ class Responses(Asking):
     def rows(self, inputs: Inputs) -> pl.DataFrame:
         return self.rows_in(inputs).select("instruction_id", "instruction")
 
+    def sent(self, row: Mapping[str, Any], draws: Sequence[int], given: Sequence[str | None]) -> Request:
+        """What is asked for these draws when the draws before them have given these texts."""
+        earlier = [text for text in given if text]
+        if self.varied is None or not earlier:
+            return self.request(row, draws)
+        messages = self.varied.render({"instruction": row["instruction"], "earlier": contract.listed(earlier)})
+        return Request(self.model, messages, self.config.sampling, tuple(draws))
+
     def build(self, shard: str, inputs: Inputs) -> Build:
-        asked = list(self.requests(inputs))
-        answers = yield [request for _, request in asked]
-        rows = []
-        for row, request in asked:
-            for draw, generation, refused in answers.by_draw(request):
-                text = contract.parse(generation.text) if generation else None
-                finish = generation.finish_reason if generation else refused
-                if text is None:
-                    reason = finish
-                elif not text:
-                    reason = "empty"
-                else:
-                    reason = "cut_off" if self.config.cut_off == "drop" and was_cut_off(finish) else None
-                rows.append(
-                    {
-                        "response_id": make_id("response", row["instruction_id"], draw, text),
-                        "instruction_id": row["instruction_id"],
-                        "draw": draw,
-                        "text": text,
-                        "n_tokens": generation.completion_tokens if generation else None,
-                        "finish_reason": finish,
-                        "keep": reason is None,
-                        "drop_reason": reason,
-                    }
-                )
-        return self.table.frame(rows)
+        instructions = list(self.rows(inputs).iter_rows(named=True))
+        made: list[list[dict[str, Any]]] = [[] for _ in instructions]
+        for draws in [(draw,) for draw in self.draws] if self.varied else [self.draws]:
+            asked = [
+                self.sent(row, draws, [other["text"] for other in others])
+                for row, others in zip(instructions, made, strict=True)
+            ]
+            answers = yield asked
+            for row, request, others in zip(instructions, asked, made, strict=True):
+                others.extend(self._row(row, *drawn) for drawn in answers.by_draw(request))
+        return self.table.frame(row for rows in made for row in rows)
+
+    def _row(
+        self, row: Mapping[str, Any], draw: int, generation: Generation | None, refused: str | None
+    ) -> dict[str, Any]:
+        text = contract.parse(generation.text) if generation else None
+        finish = generation.finish_reason if generation else refused
+        if text is None:
+            reason = finish
+        elif not text:
+            reason = "empty"
+        else:
+            reason = "cut_off" if self.config.cut_off == "drop" and was_cut_off(finish) else None
+        return {
+            "response_id": make_id("response", row["instruction_id"], draw, text),
+            "instruction_id": row["instruction_id"],
+            "draw": draw,
+            "text": text,
+            "n_tokens": generation.completion_tokens if generation else None,
+            "finish_reason": finish,
+            "keep": reason is None,
+            "drop_reason": reason,
+        }
 
     @staticmethod
     def measure(frame: pl.DataFrame) -> Measures:
+        """`similarity` is that of the answers to one instruction, of which each counts once (`near.overlap`)."""
+        kept = frame.filter("keep")
+        together = kept.group_by("instruction_id", maintain_order=True).agg("text")["text"]
+        alike = [near.overlap(texts) for texts in together.to_list()]
         return {
-            **sums("tokens", frame.filter("keep")["n_tokens"]),
+            **sums("tokens", kept["n_tokens"]),
+            **sums("similarity", pl.Series(alike, dtype=pl.Float64)),
             "answered": frame["text"].count(),
             "cut_off": frame.filter(
                 pl.col("text").is_not_null(), pl.col("finish_reason").str.to_lowercase().is_in(CUT_OFF)

@@ -118,9 +118,7 @@ class Rewards(Asking):
     after = "responses"
     reads = ("ugc", "instructions")
     unit = "votes"
-    sentence = (
-        "N votes of the reward judge on every response, {shown}; the unparsable are drawn again."
-    )
+    sentence = "N votes of the reward judge on every response, {shown}; the unparsable are drawn again."
     table = define(
         "rewards",
         "response_id",

@@ -179,6 +179,35 @@ def test_near_duplicate_questions_never_stand_on_both_sides() -> None:
     assert any(alone[ident(f"post of p{i}")] != alone[ident(f"post of q{i}")] for i in range(40)), "by post they would"
 
 
+def test_a_smaller_set_is_part_of_a_larger_one_and_the_test_side_stays() -> None:
+    """Pairs of one post are one group, which goes by its hash: whole groups stay or go, but for the last."""
+    posts = [ident(f"p{i}") for i in range(40)]
+    frame = pl.concat([pairs(f"{post}{i}", ugc_id=post, post=post, shard=str(i)) for i in range(2) for post in posts])
+
+    def sides(most: int | None) -> tuple[set[str], set[str]]:
+        run = build([frame], Dataset(DatasetConfig(test_share=0.3, max_pairs=most), PROMPT))
+        kept = run.table.filter("keep")
+        assert run.counts == (80, kept.height, {"over_limit": 80 - kept.height} if kept.height < 80 else {})
+        train, test = (set(kept.filter(pl.col("split") == side)["pair_id"]) for side in ("train", "test"))
+        return train, test
+
+    everything, held_out = sides(None)
+    assert (len(everything) + len(held_out), len(held_out) > 10) == (80, True)
+    before: set[str] = set()
+    for most in (1, 2, 7, 8, 30):
+        train, test = sides(most)
+        assert len(train) == most
+        assert before <= train <= everything
+        assert test == held_out
+        before = train
+    assert sides(200) == (everything, held_out)
+    groups = build([frame], Dataset(DatasetConfig(test_share=0.3, max_pairs=8), PROMPT)).table
+    left = groups.filter(pl.col("split") == "train", "keep").group_by("group").len()["len"].to_list()
+    assert left == [2] * 4
+    with pytest.raises(ValidationError):
+        DatasetConfig(max_pairs=0)
+
+
 HELD_OUT = [0, 4, 13, 28, 32, 39]
 
 
@@ -191,6 +220,7 @@ def test_a_share_out_of_range_is_refused(share: float) -> None:
 def test_the_fingerprint_holds_what_shapes_the_table() -> None:
     assert changed(STAGE, Dataset(DatasetConfig(), PROMPT)) == set()
     assert changed(STAGE, Dataset(DatasetConfig(test_share=0.2), PROMPT)) == {"split"}
+    assert changed(STAGE, Dataset(DatasetConfig(max_pairs=7), PROMPT)) == {"limit"}
     assert changed(STAGE, Dataset(DatasetConfig(), PROMPT, "keep")) == {"near"}
     assert changed(STAGE, Dataset(DatasetConfig(), PROMPT, similarity=0.9)) == {"near"}
     other = Prompt(user="Answer: {instruction}", slots=("instruction",))

@@ -42,6 +42,15 @@ def test_every_wording_renders_each_slot(stage: str, name: str) -> None:
         assert not re.search(r"[{}]", prompt.system)
 
 
+def test_the_wordings_for_later_answers_render_each_slot() -> None:
+    for prompt in responses.VARIED.values():
+        text = whole(prompt)
+        assert text.count("plain instruction") == text.count("plain earlier") == 1
+        assert text.index("plain instruction") < text.index("plain earlier")
+        assert not re.search(r"[{}]", text)
+    assert responses.listed(["a", "b\nc"]) == "Answer 1: a\n\nAnswer 2: b\nc"
+
+
 @pytest.mark.parametrize("stage", list(MODULES))
 def test_every_stage_has_a_default_wording(stage: str) -> None:
     assert "default" in MODULES[stage].WORDINGS

@@ -224,6 +224,9 @@ def test_a_relative_prompt_is_found_from_the_recipes_folder(write, tmp_path: Pat
     assert made.quality.prompt == str((tmp_path / "deep/prompts/rate.txt").resolve())
     messages = made.stages(str)["quality"].prompt.render({"ugc": "U"})  # type: ignore[attr-defined]
     assert messages[0].content == "Rate it: U"
+    write("{instruction}, not {earlier}", "deep/prompts/again.txt")
+    varied = load(str(write('extends = "tiny"\n[responses]\nvary = "prompts/again.txt"\n', "deep/varied.toml")))
+    assert varied.responses.vary == str((tmp_path / "deep/prompts/again.txt").resolve())
     # Also when a recipe in another folder extends the one that names it.
     child = write('extends = "../deep/mine.toml"\n', "child/child.toml")
     assert load(str(child)).quality.prompt == made.quality.prompt
