@@ -45,7 +45,7 @@ def refused(path: object, *folders: Path) -> str:
 
 
 def test_the_bundled_recipes() -> None:
-    assert set(bundled()) >= {"tiny", "laptop", "laptop-hub", "small", "paper", "paper-base"}
+    assert set(bundled()) >= {"tiny", "laptop", "laptop-hub", "small", "paper", "paper-base", *ABLATIONS}
 
 
 @pytest.mark.parametrize("name", bundled())
@@ -60,9 +60,9 @@ def test_a_bundled_recipe_loads_and_makes_all_stages(
     assert loaded.about.endswith(".")
     assert loaded.group.isidentifier()
     stages = loaded.stages(lambda shard: f"{shard}.jsonl")
-    assert list(stages) == [
-        "ugc", "quality", "instructions", "relevance", "responses", "rewards", "pairs", "dataset",
-    ]  # fmt: skip
+    skipped = {"no-relevance-filter": "relevance", "tiny-no-relevance-filter": "relevance", "quality-any": "quality"}
+    every = ["ugc", "quality", "instructions", "relevance", "responses", "rewards", "pairs", "dataset"]
+    assert list(stages) == [stage for stage in every if stage != skipped.get(name)]
     for stage in stages.values():
         assert stage.role is None or stage.role in ROLES
         assert set(stage.inputs) <= set(stages)
@@ -111,6 +111,37 @@ def test_the_paper_base_recipe_is_the_paper_with_another_policy() -> None:
     assert base.training.max_length == 1024
     for stage in ("quality", "instructions", "relevance", "responses", "rewards", "pairs"):
         assert getattr(base, stage) == getattr(paper, stage)
+
+
+ABLATIONS = {
+    "no-reference": ("rewards", {"reference": "none", "prompt": "no-reference"}),
+    "random-reference": ("rewards", {"reference": "random"}),
+    "no-relevance-filter": ("relevance", {"skip": True}),
+    "mistral-nemo": ("models", {}),
+    "other-instructor": ("roles", {"instructor": "rater"}),
+    "quality-2-3": ("quality", {"min_score": 2, "max_score": 3}),
+    "quality-4-5": ("quality", {}),
+    "quality-any": ("quality", {"skip": True}),
+    "tiny-no-reference": ("rewards", {"reference": "none", "prompt": "no-reference-short"}),
+    "tiny-random-reference": ("rewards", {"reference": "random"}),
+    "tiny-no-relevance-filter": ("relevance", {"skip": True}),
+    "tiny-other-instructor": ("roles", {"instructor": "other"}),
+}
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_a_bundled_ablation_is_its_base_and_one_change(name: str) -> None:
+    made, (part, change) = load(name), ABLATIONS[name]
+    base = load("tiny" if name.startswith("tiny-") else "paper")
+    assert made.base == base
+    differing = {f for f in Recipe.model_fields if getattr(made, f) != getattr(base, f)} - {"name", "about"}
+    assert differing <= {part, "models"}
+    if part != "models":
+        assert getattr(made, part) == getattr(base, part).model_copy(update=change)
+        assert {**made.models, **base.models} == made.models
+    if name == "mistral-nemo":
+        changed = made.models["policy"].model_copy(update={"id": base.models["policy"].id})
+        assert {**made.models, "policy": changed} == base.models
 
 
 def test_the_tiny_recipe_needs_nothing_but_the_package() -> None:

@@ -55,6 +55,7 @@ def test_status_counts_every_row_and_every_call(made: Path) -> None:
     for earlier, later in [("ugc", "quality"), ("quality", "instructions"), ("instructions", "relevance")]:
         assert stages[later]["rows_in"] == stages[earlier]["kept"]
     assert stages["responses"]["rows_in"] == 4 * stages["relevance"]["kept"]
+    assert 0 < status["similarity"] < 1
     assert status["roles"]["quality_judge"]["made"] == 16
     assert status["roles"]["reward_judge"]["made"] >= 8 * stages["responses"]["kept"]
     again = json.loads(pugc("run", "--recipe", "scripted", "--to", "dataset", "--json").output)
