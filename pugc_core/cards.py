@@ -12,7 +12,7 @@ from pugc_core.licences import Licences
 from pugc_core.prompts.base import Prompt
 from pugc_core.records import Counts
 from pugc_core.stages.rewards import REFERENCE
-from pugc_core.states import States
+from pugc_core.states import State, States
 
 SPLITS = ("train", "test")
 
@@ -71,7 +71,7 @@ own licence counts too.
 
 ## Made with
 
-Recipe `{self.recipe}`. {self._mixture()}{self._reference()}
+Recipe `{self.recipe}`. {self._mixture()}{self._departures()}
 
 {self._asked()}
 
@@ -88,14 +88,15 @@ Recipe `{self.recipe}`. {self._mixture()}{self._reference()}
         lines = "\n".join(f"- {difference}" for difference in self.states.differences)
         return f"**Its shards were not made in the same way:**\n\n{lines}"
 
-    def _reference(self) -> str:
-        """What the judge was shown, where that was not the post."""
-        shown = {parts["rewards"].get(REFERENCE) for parts in self.states.of.values() if "rewards" in parts}
+    def _departures(self) -> str:
+        """Where it was made otherwise than told above."""
         words = {
-            "random": " **The judge was shown another post, drawn at random, in the place of the post.**",
-            "none": " **The judge was shown no post.**",
+            ("rewards", REFERENCE, "random"): "The judge was shown another post, drawn at random, instead of the post.",
+            ("rewards", REFERENCE, "none"): "The judge was shown no post.",
+            ("responses", "vary", None): "Every answer after the first was asked for with the earlier ones in sight.",
         }
-        return "".join(said for value, said in words.items() if value in shown)
+        said = [text for key, text in words.items() if any(_is(state, *key) for state in self.states.of.values())]
+        return f" **{' '.join(said)}**" if said else ""
 
     def _asked(self) -> str:
         total = len(self.states.of)
@@ -103,6 +104,12 @@ Recipe `{self.recipe}`. {self._mixture()}{self._reference()}
             f"| {a.stage} | `{a.model}` | `{a.prompt}` | {len(a.shards)} of {total} |" for a in self.states.asked()
         ]
         return "\n".join(["| stage | model | prompt | shards |", "|---|---|---|---|", *lines])
+
+
+def _is(state: State, stage: str, part: str, value: str | None) -> bool:
+    """Whether a part of a stage's fingerprint is there and has this value, or any when None."""
+    there = state.get(stage, {}).get(part)
+    return there is not None and value in (there, None)
 
 
 def front_matter(head: Mapping[str, object]) -> str:

@@ -127,6 +127,24 @@ def test_the_card_says_what_its_shards_differ_in(tmp_path: Path) -> None:
     assert page.count(" | 1 of 2 |") == 2
 
 
+def test_the_card_says_where_a_recipe_departs_from_the_method(tmp_path: Path) -> None:
+    chain = chain_with_licences(tmp_path / "data")
+    cases = {
+        "": {},
+        " **The judge was shown no post.**": {"rewards": {"reference": "none", "prompt": "no-reference-short"}},
+        " **The judge was shown another post, drawn at random, instead of the post.**": {
+            "rewards": {"reference": "random"}
+        },
+        " **Every answer after the first was asked for with the earlier ones in sight.**": {
+            "responses": {"vary": "earlier"}
+        },
+    }
+    for words, changes in cases.items():
+        chain.recipe = scripted_recipe(**changes)
+        chain.run()
+        assert f"All shards were made in the same way.{words}\n" in write(chain, tmp_path / "out"), words
+
+
 def test_a_sources_own_words_stay_within_their_cell() -> None:
     page = licences.table({"a | b\n\n# c <script>": 3})
     assert page.splitlines()[2:] == ["| a \\| b \\# c \\<script\\> | 3 |"]

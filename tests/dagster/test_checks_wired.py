@@ -147,6 +147,7 @@ def test_metadata_that_people_look_at(project: Path, posts: Callable[..., Path])
             return {name: value.value for name, value in event.asset_materialization.metadata.items()}
 
         rewards = shown("rewards")
+        assert 0 < shown("responses")["run/similarity_mean"] < 1
         assert "without ties" in rewards["distribution"]
         tokens = rewards["run/prompt_tokens"], rewards["run/completion_tokens"]
         assert rewards["run/cost"] == pytest.approx((2 * tokens[0] + 6 * tokens[1]) / 1e6, abs=1e-6)
