@@ -47,6 +47,20 @@ class AutomationConfig(Config):
     """New pairs that make a training worth its cost."""
 
 
+class RoundsConfig(Config):
+    """Training in rounds (paper table 4): every round samples from the policy of the round before it, on a part of the
+    posts that is its own. The start model goes on writing the instructions."""
+
+    count: int = Field(1, ge=1, le=100)
+    """Rounds; the paper has 3. The posts are divided into as many parts, by their ids."""
+    objective: str | None = None
+    """Whose policy the next round samples from and goes on with: one of `training.objectives`, null the first."""
+
+    def of(self, objectives: Sequence[str]) -> str:
+        """The objective that goes on."""
+        return self.objective or objectives[0]
+
+
 class Roles(Config):
     """Which of the recipe's models plays which role."""
 
@@ -78,6 +92,7 @@ class Recipe(Config):
     pairs: PairsConfig = PairsConfig()
     dataset: DatasetConfig = DatasetConfig()
     training: TrainingConfig = TrainingConfig()
+    rounds: RoundsConfig = RoundsConfig()
     checks: ChecksConfig = ChecksConfig()
     automation: AutomationConfig = AutomationConfig()
 
@@ -86,6 +101,16 @@ class Recipe(Config):
         for role, model in self.roles:
             if model not in self.models:
                 raise ValueError(f"roles.{role} = {model!r} is not among the models: {', '.join(sorted(self.models))}")
+        return self
+
+    @model_validator(mode="after")
+    def _rounds_go_on(self) -> Recipe:
+        objectives = self.training.objectives
+        if self.rounds.count > 1 and not objectives:
+            raise ValueError("rounds.count is above 1, and training.objectives names no policy that could go on")
+        if self.rounds.objective is not None and self.rounds.objective not in objectives:
+            known = ", ".join(objectives)
+            raise ValueError(f"rounds.objective = {self.rounds.objective!r} is not among training.objectives: {known}")
         return self
 
     @property

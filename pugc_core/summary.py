@@ -12,7 +12,7 @@ import polars as pl
 from pugc_core.errors import StorageError
 from pugc_core.measures import BANDS, Measures, moments, parse_rate, total
 from pugc_core.records import ALL, NOTHING, Counts
-from pugc_core.stages import STAGES
+from pugc_core.stages import of_node
 from pugc_core.tables import Tables
 
 
@@ -20,9 +20,9 @@ def funnel(tables: Tables, shards: Iterable[str]) -> dict[str, Counts]:
     """Rows in, kept and dropped by reason, of every stage that has tables among `shards`, in run order."""
     wanted = set(shards)
     counted = {}
-    for name, stage in STAGES.items():
-        footers = tables.footers(name)
-        counts = [footer.counts for shard, footer in footers.items() if not stage.sharded or shard in wanted]
+    for name in tables.names:
+        footers, sharded = tables.footers(name), of_node(name).sharded
+        counts = [footer.counts for shard, footer in footers.items() if not sharded or shard in wanted]
         if counts:
             counted[name] = sum(counts, NOTHING)
     return counted
@@ -33,7 +33,7 @@ def rows(tables: Tables, stage: str, shards: Iterable[str] | None = None) -> pl.
     there = tables.shards(stage)
     names = there if shards is None else [s for s in shards if s in set(there)]
     frames = [tables.read(stage, shard) for shard in names]
-    table = STAGES[stage].table
+    table = of_node(stage).table
     if "shard" not in table.columns:
         frames = [frame.with_columns(shard=pl.lit(shard)) for shard, frame in zip(names, frames, strict=True)]
     if frames:

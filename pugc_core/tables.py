@@ -27,7 +27,7 @@ from pugc_core.errors import StorageError
 from pugc_core.measures import Measures
 from pugc_core.memory import remembered
 from pugc_core.records import Counts
-from pugc_core.stages import STAGES
+from pugc_core.stages import STAGES, of_node
 
 _FOOTER_KEY = b"pugc"
 FORMAT = 2
@@ -71,7 +71,7 @@ def make_footer(
     frame: pl.DataFrame, stage: str, shard: str, fingerprint: Mapping[str, str], inputs: Mapping[str, str]
 ) -> Footer:
     """The footer of a new table. Raises StorageError when the frame breaks the stage's schema."""
-    table = STAGES[stage].table
+    table = of_node(stage).table
     table.check(frame)
     rows_in, kept, dropped = table.count(frame)
     return Footer(
@@ -83,7 +83,7 @@ def make_footer(
         rows_in,
         kept,
         dropped,
-        {name: value for name, value in STAGES[stage].measure(frame).items() if value},
+        {name: value for name, value in of_node(stage).measure(frame).items() if value},
         FORMAT,
     )
 
@@ -92,7 +92,7 @@ def failed_footer(
     stage: str, shard: str, fingerprint: Mapping[str, str], inputs: Mapping[str, str], why: str
 ) -> Footer:
     """The footer of the empty table of a shard that could not be made."""
-    return replace(make_footer(STAGES[stage].table.frame([]), stage, shard, fingerprint, inputs), failed=why)
+    return replace(make_footer(of_node(stage).table.frame([]), stage, shard, fingerprint, inputs), failed=why)
 
 
 def content_hash(frame: pl.DataFrame) -> str:
@@ -196,7 +196,7 @@ class Store:
         """The rows of a table, all columns or those named; null in columns that its version did not have. Raises
         StorageError when there is none or it is damaged."""
         path = self.path(recipe, stage, shard)
-        schema = STAGES[stage].table.schema
+        schema = of_node(stage).table.schema
         wanted = {name: schema[name] for name in columns or schema}
         try:
             data = pa.BufferReader(storage.read(path))
@@ -227,6 +227,11 @@ class Tables:
     recipe: str
     owners: Mapping[str, str] = field(default_factory=dict)
     """The recipe in whose folder a stage's tables lie, by stage; where a stage is not named, `recipe` itself."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The nodes that have tables, in run order."""
+        return tuple(self.owners or STAGES)
 
     def owner(self, stage: str) -> str:
         return self.owners.get(stage, self.recipe)

@@ -21,7 +21,9 @@ from pugc_core.config import digest
 from pugc_core.errors import RecipeError
 from pugc_core.plan import Chain
 from pugc_core.records import ALL
-from pugc_core.stages import SHARDED
+from pugc_core.stages import of_node
+from pugc_core.stages.pairs import Pairs
+from pugc_core.stages.rewards import Rewards
 from pugc_core.staleness import Survey
 from pugc_core.training import lineage
 from pugc_core.workspace import Workspace
@@ -80,7 +82,7 @@ def new_content(chain: Chain) -> tuple[Any, dg.SensorDefinition]:
     """The job that runs shards down to `pairs`, and the sensor that starts it for shards that are new or changed."""
     job = dg.define_asset_job(
         f"{chain.recipe.group}_pairs",
-        dg.AssetSelection.assets(*(key(chain, stage) for stage in SHARDED)),
+        dg.AssetSelection.assets(*(key(chain, name) for name in _first(chain))),
         description=f"Recipe {chain.name}: from posts to pairs, for the shards chosen.",
     )
 
@@ -130,6 +132,11 @@ def new_content(chain: Chain) -> tuple[Any, dg.SensorDefinition]:
     return job, sensor
 
 
+def _first(chain: Chain) -> list[str]:
+    """The nodes over shards before the first that waits for all shards: down to pairs, in the first round."""
+    return next(names for over_shards, names in chain.segments() if over_shards)
+
+
 def _skip(words: str, cursor: str | None) -> dg.SensorResult:
     return dg.SensorResult(skip_reason=dg.SkipReason(words), cursor=cursor)
 
@@ -139,20 +146,20 @@ def new_shards(chain: Chain) -> dict[str, str]:
 
     A changed prompt or threshold makes no shard new: what is out of date for such a reason waits for `refresh`.
     """
-    footers = {stage: chain.tables.footers(stage) for stage in SHARDED}
+    footers = {stage: chain.tables.footers(stage) for stage in _first(chain)}
     new: dict[str, str] = {}
     for shard, source in chain.workspace.source_hashes().items():
-        tables = {stage: footers[stage].get(shard) for stage in SHARDED}
+        tables = {stage: footers[stage].get(shard) for stage in footers}
         ugc = tables["ugc"]
         if ugc is None or ugc.inputs.get("source") != source:
             new[shard] = f"{source} ugc"
             continue
         for stage, table in tables.items():
             # Made from the posts of another file, or, which costs nothing to mend, pairs of other rewards.
-            rewards = tables["rewards"]
+            rewards = next((t for name, t in tables.items() if of_node(name) is Rewards), None)
             other = table is None or table.inputs.get("ugc", ugc.content) != ugc.content
             again = table is not None and table.failed and stage != "ugc"
-            mixed = stage == "pairs" and table and rewards and table.inputs.get("rewards") != rewards.content
+            mixed = of_node(stage) is Pairs and table and rewards and table.inputs.get("rewards") != rewards.content
             if other or again or mixed:
                 new[shard] = f"{source} {stage}"
                 break
@@ -169,7 +176,7 @@ def nightly(chain: Chain) -> tuple[Any, dg.ScheduleDefinition]:
     job = dg.define_asset_job(
         f"{chain.recipe.group}_train",
         dg.AssetSelection.assets(
-            *(key(chain, name) for name in chain.nodes if name not in SHARDED),
+            *(key(chain, name) for name in chain.nodes if name not in chain.sharded),
             key(chain, "report"),
         ),
         description=f"Recipe {chain.name}: the data set of all pairs, the policies trained on it, and the report.",

@@ -23,7 +23,7 @@ from pugc_core.measures import cut_off_share
 from pugc_core.models import Price
 from pugc_core.plan import Chain
 from pugc_core.recipe import ROLES
-from pugc_core.stages import SHARDED, STAGES
+from pugc_core.stages import STAGES
 from pugc_core.staleness import Survey, reasons, survey
 from pugc_core.training.summary import Summary
 from pugc_dagster import showing
@@ -142,7 +142,7 @@ def _print_samples(chain: Chain, objective: str | None) -> None:
 def _out_of_date(chain: Chain, found: Survey) -> list[str]:
     """A sentence on what a run would make, and one on what a refresh would make again."""
     lines = []
-    waiting = sorted({shard for stage in SHARDED for shard in found.missing(stage) if found.made[stage]})
+    waiting = sorted({shard for stage in found.sharded for shard in found.missing(stage) if found.made[stage]})
     if waiting:
         shown = ", ".join(waiting[:5]) + (" ..." if len(waiting) > 5 else "")
         lines.append(f"{len(waiting)} shards have tables missing ({shown}): pugc run --recipe {chain.name}")
@@ -231,7 +231,7 @@ def stale(chain: Chain, found: Survey, *, as_json: bool, named: bool = False) ->
         table.add_row(stage, *figures, Text(plain(reasons(whys.values()))))
     _out.print(table)
     _print_failed(found.failed)
-    for stage in SHARDED if named else ():
+    for stage in found.sharded if named else ():
         by_reason: dict[str, list[str]] = {}
         for shard, why in found.outdated(stage).items():
             by_reason.setdefault(why, []).append(shard)

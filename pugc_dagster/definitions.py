@@ -12,7 +12,7 @@ import dagster as dg
 from pugc_core import default, storage
 from pugc_core.adopt import adopt
 from pugc_core.errors import PugcError, RecipeError
-from pugc_core.plan import POLICY, Chain
+from pugc_core.plan import Chain
 from pugc_core.recipe import bundled, load
 from pugc_core.staleness import Survey
 from pugc_core.workspace import Workspace
@@ -46,7 +46,7 @@ def _load_all() -> tuple[list[Chain], dict[str, PugcError]]:
         try:
             chain = Chain(load(name, folders), workspace)
             automation.nightly(chain)
-            adopt(chain)
+            _adopt(chain)
             if chain.name in loaded:
                 raise RecipeError(f"another recipe is called {chain.name!r} too", fix='give it another `name = "..."`')
         except PugcError as err:
@@ -55,6 +55,13 @@ def _load_all() -> tuple[list[Chain], dict[str, PugcError]]:
             continue
         loaded[chain.name] = chain
     return list(loaded.values()), broken
+
+
+def _adopt(chain: Chain) -> None:
+    try:
+        adopt(chain)
+    except Exception as err:  # storage that is away for a while
+        log.warning("recipe %s: tables of an older version stay where they are: %s", chain.name, err)
 
 
 def _used(bundled: str) -> bool:
@@ -88,7 +95,7 @@ def assets_of(chosen: Iterable[Chain]) -> list[dg.AssetsDefinition]:
 
 
 def _asset(owner: Chain, name: str) -> dg.AssetsDefinition:
-    if name.startswith(POLICY):
+    if name not in owner.stages:
         return policy.asset(owner, name)
     return (stage_asset if owner.stages[name].sharded else dataset.asset)(owner, name)
 

@@ -17,7 +17,6 @@ from pugc_core import staleness
 from pugc_core.errors import PugcError, RecipeError
 from pugc_core.plan import Chain
 from pugc_core.recipe import Recipe, load
-from pugc_core.stages import SHARDED
 from pugc_core.staleness import Survey
 from pugc_dagster import checks, finished
 from pugc_dagster.keys import key
@@ -81,7 +80,7 @@ def mark(chain: Chain, found: Survey | None = None) -> dg.JobDefinition:
     Dagster takes a partition for failed when a run that meant to make it has failed since. So this run says that it
     means to make them, and fails; a shard that is made again, or found to be current, counts as made as before.
     """
-    sentences = _sentences(found, SHARDED)
+    sentences = _sentences(found, chain.sharded)
 
     class Marked(dg.Config):
         stages: dict[str, str] = pydantic.Field(
@@ -92,11 +91,11 @@ def mark(chain: Chain, found: Survey | None = None) -> dg.JobDefinition:
 
     @dg.op(name=f"{chain.recipe.group}_mark", description="Makes nothing; fails when anything is out of date.")
     def op(context: dg.OpExecutionContext, config: Marked) -> None:
-        if unknown := config.stages.keys() - set(SHARDED):
-            raise RecipeError(f"no stage {', '.join(unknown)} with shards", fix=f"take of {', '.join(SHARDED)}")
+        if unknown := config.stages.keys() - set(chain.sharded):
+            raise RecipeError(f"no stage {', '.join(unknown)} with shards", fix=f"take of {', '.join(chain.sharded)}")
         now = staleness.survey(chain)
         known = set(context.instance.get_dynamic_partitions(partitions_name()))
-        marked = {stage: [s for s in _wanting(now, stage) if s in known] for stage in config.stages or SHARDED}
+        marked = {stage: [s for s in _wanting(now, stage) if s in known] for stage in config.stages or chain.sharded}
         for stage, shards in marked.items():
             for shard in shards:
                 planned = AssetMaterializationPlannedData(key(chain, stage), partition=shard)
@@ -136,13 +135,13 @@ def _to_refresh(found: Survey | None) -> dict[str, str]:
     if found is None:
         return {}
     whys = _by_shard(found)
-    return {shard: whys.get(shard, "not finished") for shard in staleness.to_refresh(found, SHARDED)[1]}
+    return {shard: whys.get(shard, "not finished") for shard in staleness.to_refresh(found, found.sharded)[1]}
 
 
 def _by_shard(found: Survey | None) -> dict[str, str]:
     """Why a shard is out of date, by shard: from its first stage that is, since what follows has it from there."""
     whys: dict[str, str] = {}
-    for stage in SHARDED if found else ():
+    for stage in found.sharded if found else ():
         assert found is not None
         for shard, why in found.outdated(stage).items():
             whys.setdefault(shard, f"{stage}: {why}")

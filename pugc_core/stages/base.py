@@ -154,6 +154,8 @@ class Asking(Stage):
     context: int | None = None
     """The recipe's limit to the model's context; with another, other prompts are too long."""
     gates: tuple[str, ...] = ()
+    asked: str | None = None
+    """The identity of the model in requests, where `model` only says where it will come from: it is being trained."""
 
     version: ClassVar[str] = "2"
     """Of the code that makes a table of the answers."""
@@ -195,7 +197,8 @@ class Asking(Stage):
     def request(self, row: Mapping[str, Any], draws: Sequence[int] | None = None) -> Request:
         """What is asked about a row of `rows`."""
         messages = self.prompt.render({slot: row[slot] for slot in self.prompt.slots})
-        return Request(self.model, messages, self.config.sampling, self.draws if draws is None else tuple(draws))
+        chosen = self.draws if draws is None else tuple(draws)
+        return Request(self.asked or self.model, messages, self.config.sampling, chosen)
 
     def requests(self, inputs: Inputs) -> Iterator[tuple[Mapping[str, Any], Request]]:
         """Every row with its request."""

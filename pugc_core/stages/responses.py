@@ -41,6 +41,8 @@ class ResponsesConfig(Config):
 class Responses(Asking):
     config: ResponsesConfig
     gates: tuple[str, ...] = ("relevance",)
+    part: tuple[int, int] | None = None
+    """(2, 3) asks about the second of three parts of the posts, by their ids; None about all."""
 
     name = "responses"
     role = "policy"
@@ -71,14 +73,20 @@ class Responses(Asking):
 
     @property
     def knobs(self) -> Mapping[str, str]:
-        return {"limits": digest([self.config.k, self.config.cut_off])}
+        part = {"part": "{} of {}".format(*self.part)} if self.part else {}
+        return {"limits": digest([self.config.k, self.config.cut_off]), **part}
 
     @property
     def draws(self) -> tuple[int, ...]:
         return tuple(range(self.config.k))
 
     def rows(self, inputs: Inputs) -> pl.DataFrame:
-        return self.rows_in(inputs).select("instruction_id", "instruction")
+        rows = self.rows_in(inputs)
+        if self.part:
+            number, parts = self.part
+            mine = [int(ugc_id, 16) % parts == number - 1 for ugc_id in rows["ugc_id"]]
+            rows = rows.filter(pl.Series(mine, dtype=pl.Boolean()))
+        return rows.select("instruction_id", "instruction")
 
     def build(self, shard: str, inputs: Inputs) -> Build:
         asked = list(self.requests(inputs))

@@ -23,11 +23,11 @@ from pugc_dagster.stages.base import Seen, column_schema, stream
 
 def asset(chain: Chain, name: str) -> dg.AssetsDefinition:
     """The asset of the node of `chain`, its owner, that has one table over all shards."""
-    recipe, stage = chain.recipe, chain.stages[name]
+    recipe, stage, parents = chain.recipe, chain.stages[name], chain.nodes[name].parents
 
     @dg.asset(
         key=key(chain, name),
-        ins={"pairs": dg.AssetIn(key=key(chain, "pairs"))},
+        ins={slot: dg.AssetIn(key=key(chain, parent.name)) for slot, parent in parents.items()},
         description=stage.about,
         group_name=recipe.group,
         code_version=digest(dict(stage.fingerprint)),
@@ -40,10 +40,11 @@ def asset(chain: Chain, name: str) -> dg.AssetsDefinition:
     def dataset(context: dg.AssetExecutionContext, pairs: Mapping[str, Loaded]) -> Any:
         # A shard not yet made is no reason to wait; one whose file was taken out of the inbox is no longer wanted.
         inbox = chain.workspace.shards()
-        footers = {shard: footer for shard, footer in chain.tables.footers("pairs").items() if shard in inbox}
+        before = parents["pairs"].name
+        footers = {shard: footer for shard, footer in chain.tables.footers(before).items() if shard in inbox}
         inputs = {"pairs": {shard: table for shard, table in pairs.items() if shard in footers}}
-        seen = Seen(chain, stage)
-        yield from checks.mixture(key(chain, name), seen.checked("pairs", footers, made=[]))
+        seen = Seen(chain, name)
+        yield from checks.mixture(key(chain, name), seen.checked(before, footers, made=[]))
         yield dg.Output(ShardStream(_write_files(context, seen, inputs)))
         yield from seen.check_results()
 
@@ -54,8 +55,8 @@ def _write_files(context: dg.AssetExecutionContext, seen: Seen, inputs: Inputs) 
     chain = seen.chain
     for made in stream(context, seen, [ALL], inputs):
         yield made
-        folder = chain.dataset
-        frame = chain.tables.read("dataset", ALL)
+        folder = chain.folder(seen.name)
+        frame = chain.tables.read(seen.name, ALL)
         shards = list(inputs["pairs"])
         exports.write_dataset(
             folder,

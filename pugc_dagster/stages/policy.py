@@ -17,7 +17,7 @@ from pugc_core.engines.pins import pinned
 from pugc_core.errors import PugcError, TrainingError
 from pugc_core.licences import licences
 from pugc_core.models import ModelSpec
-from pugc_core.plan import POLICY, Chain
+from pugc_core.plan import Chain
 from pugc_core.progress import Reporter
 from pugc_core.records import ALL
 from pugc_core.staleness import survey
@@ -35,11 +35,12 @@ SENTENCE = "The policy, trained by {objective} to prefer the chosen answers; an 
 
 def asset(chain: Chain, name: str) -> dg.AssetsDefinition:
     """The asset of a node of `chain`, its owner, that is a policy."""
-    recipe, objective = chain.recipe, name.removeprefix(POLICY)
+    recipe, node = chain.recipe, chain.nodes[name]
+    objective, dataset = str(node.objective), node.parents["dataset"].name
 
     @dg.asset(
         key=key(chain, name),
-        deps=[key(chain, "dataset")],
+        deps=[key(chain, parent.name) for parent in node.parents.values()],
         description=SENTENCE.format(objective=recipe.training.loss(objective).title),
         group_name=recipe.group,
         code_version=digest([VERSION, recipe.training.knobs(objective)]),
@@ -65,23 +66,23 @@ def asset(chain: Chain, name: str) -> dg.AssetsDefinition:
                 f"a policy is trained from and into local folders, and the data lies on {workspace.root}",
                 fix="pugc export the dataset, or set PUGC_DATA to a folder",
             )
-        out = Path(chain.policy(objective))
-        footer = chain.tables.footer("dataset", ALL)
-        wanted = lineage.wanted(recipe, objective, footer.content if footer else None)
+        out = Path(chain.folder(name))
+        footer = chain.tables.footer(dataset, ALL)
+        wanted = chain.wanted(name, footer)
         if lineage.same(lineage.recorded(str(out)), wanted):
             context.log.info("the policy is what this dataset and recipe would give again; nothing to train")
             summary = Summary.of(json.loads((out / "training.json").read_text(encoding="utf-8")))
             reused = True
         else:
             host.close()  # the models that made the data give the memory to the training
-            summary = _train(context, chain, objective, out)
+            summary = _train(context, chain, name, out)
             reused = False
         # Also where nothing was trained: other shards may have given the same data set.
         lineage.record(str(out), wanted, dict(footer.inputs) if footer else {})
         asked = {stage.name: stage.fingerprint["prompt"] for stage in chain.stages.values() if stage.role}
-        pairs = chain.tables.read("dataset", ALL, ["license", "keep"])
+        pairs = chain.tables.read(dataset, ALL, ["license", "keep"])
         card.write(out, recipe, summary, wanted, asked, licences(pairs))
-        shown = _samples(context, chain, objective, out)
+        shown = _samples(context, chain, name, out)
         if recipe.training.push_to:
             context.log.info(f"pushed to {card.push(out, f'{recipe.training.push_to}-{objective}')}")
         picture = base64.b64encode(plots.png(plots.curves(summary.curve, objective))).decode()
@@ -130,12 +131,12 @@ def _learned(asset: dg.AssetKey, summary: Summary) -> dg.AssetCheckResult:
     )
 
 
-def _samples(context: dg.AssetExecutionContext, chain: Chain, objective: str, out: Path) -> list[dict[str, str]]:
+def _samples(context: dg.AssetExecutionContext, chain: Chain, name: str, out: Path) -> list[dict[str, str]]:
     """Answers of start and policy to held-out questions, kept in the policy's folder for the report."""
     place = out / talk.SAMPLES
     if not place.is_file():
         try:
-            shown = talk.held_out(chain, context.resources.engines, objective)
+            shown = talk.held_out(chain, context.resources.engines, name)
         except PugcError as err:  # the policy is trained all the same
             context.log.warning(f"no samples of the policy: {err}")
             return []
@@ -148,10 +149,10 @@ class _OneWriter(dg.PipesTempFileMessageReader):
     """Dagster's own says the same, with a warning in the log of every training that it is in preview."""
 
 
-def _train(context: dg.AssetExecutionContext, chain: Chain, objective: str, out: Path) -> Summary:
-    recipe = chain.recipe
+def _train(context: dg.AssetExecutionContext, chain: Chain, name: str, out: Path) -> Summary:
+    recipe, node = chain.recipe, chain.nodes[name]
     # The lines of the log come from the training itself, through Dagster Pipes; the terminal's bar is ours.
-    reporter = Reporter(f"{recipe.name} policy/{objective}", lambda _: None)
+    reporter = Reporter(f"{recipe.name} {name}", lambda _: None)
 
     def report(event: Mapping[str, Any]) -> None:
         shown = ("loss", "margin", "accuracy")
@@ -161,11 +162,11 @@ def _train(context: dg.AssetExecutionContext, chain: Chain, objective: str, out:
 
     def say(what: str) -> None:
         context.log.info(what)
-        progress.say(f"{recipe.name} policy/{objective}: {what}")
+        progress.say(f"{recipe.name} {name}: {what}")
 
-    start = pinned(recipe.model("policy"), chain.workspace.ledger)
+    start = pinned(chain.model(name), chain.workspace.ledger)
     start.bring(told(context.log.info))
-    progress.say(f"{recipe.name} policy/{objective}: starting the training: about 20 s")
+    progress.say(f"{recipe.name} {name}: starting the training: about 20 s")
     with dg.open_pipes_session(
         context=context,
         context_injector=dg.PipesTempFileContextInjector(),
@@ -173,9 +174,9 @@ def _train(context: dg.AssetExecutionContext, chain: Chain, objective: str, out:
     ) as session:
         summary = run(
             system_role=recipe.model("policy").system_role,
-            dataset=chain.dataset,
+            dataset=chain.folder(node.parents["dataset"].name),
             start=start_of(start),
-            objective=objective,
+            objective=str(node.objective),
             config=recipe.training,
             out=str(out),
             report=report,

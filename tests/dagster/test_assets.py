@@ -204,7 +204,7 @@ def test_tables_of_different_age_are_not_joined(project: Path, posts: Callable[.
     ingest(posts("a"))
     run(to="pairs")
     file = project / "recipes" / "scripted.toml"
-    file.write_text(file.read_text() + "[ugc]\nmin_chars = 310\n")
+    file.write_text(file.read_text().replace("[ugc]\n", "[ugc]\nmin_chars = 310\n"))
     run(to="ugc")
     with execute.instance() as instance:
         job = definitions.of(definitions.chains()).resolve_implicit_global_asset_job_def()

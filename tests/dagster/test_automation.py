@@ -144,7 +144,10 @@ def test_two_hundred_files_are_a_handful_of_runs(inbox: Path, posts: Callable[..
     for number in range(200):
         (inbox / f"f{number:03d}.jsonl").write_bytes(content.replace(b"Post 0", f"Post {number}".encode()))
     with execute.instance() as instance:
-        seen, tick = Ticks(automation.inbox, instance), Ticks(automation.new_content(recipe())[1], instance)
+        seen, tick = (
+            Ticks(automation.inbox, instance),
+            Ticks(automation.new_content(Chain(recipe(), execute.workspace()))[1], instance),
+        )
         first = seen()
         assert first.run_requests == []
         assert len(seen().dynamic_partitions_requests or ()) == 1
@@ -157,7 +160,10 @@ def test_two_hundred_files_are_a_handful_of_runs(inbox: Path, posts: Callable[..
 def test_new_changed_and_broken_shards_run_down_to_pairs(inbox: Path, posts: Callable[..., Path]) -> None:
     store = Workspace(str(inbox.parent)).store
     with execute.instance() as instance:
-        seen, tick = Ticks(automation.inbox, instance), Ticks(automation.new_content(recipe())[1], instance)
+        seen, tick = (
+            Ticks(automation.inbox, instance),
+            Ticks(automation.new_content(Chain(recipe(), execute.workspace()))[1], instance),
+        )
 
         def settle() -> dg.SensorResult:
             seen(), seen(), tick()
@@ -188,7 +194,7 @@ def test_new_changed_and_broken_shards_run_down_to_pairs(inbox: Path, posts: Cal
         # What is out of date for another reason than new content is not run by itself: it costs money.
         file = inbox.parent.parent / "recipes" / "scripted.toml"
         file.write_text(file.read_text() + "[rewards]\nn = 4\n")
-        tick.sensor = automation.new_content(recipe())[1]
+        tick.sensor = automation.new_content(Chain(recipe(), execute.workspace()))[1]
         assert settle().run_requests == []
 
 
@@ -211,7 +217,10 @@ def test_a_shard_that_failed_after_its_posts_were_read_is_tried_once_more(
                 execute.run(instance, Chain(recipe(), execute.workspace()), to="pairs")
         new = automation.new_shards(Chain(recipe(), execute.workspace()))
         assert {shard: state.split()[1] for shard, state in new.items()} == {"a": "quality"}
-        seen, tick = Ticks(automation.inbox, instance), Ticks(automation.new_content(recipe())[1], instance)
+        seen, tick = (
+            Ticks(automation.inbox, instance),
+            Ticks(automation.new_content(Chain(recipe(), execute.workspace()))[1], instance),
+        )
         seen(), seen(), tick()
         assert launch(instance, tick())
         assert automation.new_shards(Chain(recipe(), execute.workspace())) == {}
@@ -250,7 +259,10 @@ def test_stretches(wanted: str, most: int, bridges: str, expected: list[str]) ->
 def test_a_tick_that_is_repeated_starts_nothing_twice(inbox: Path, posts: Callable[..., Path]) -> None:
     (inbox / "a.jsonl").write_bytes(posts("a").read_bytes())
     with execute.instance() as instance:
-        seen, tick = Ticks(automation.inbox, instance), Ticks(automation.new_content(recipe())[1], instance)
+        seen, tick = (
+            Ticks(automation.inbox, instance),
+            Ticks(automation.new_content(Chain(recipe(), execute.workspace()))[1], instance),
+        )
         seen(), seen(), tick()
         cursor = tick.cursor
         first = tick()
@@ -260,7 +272,7 @@ def test_a_tick_that_is_repeated_starts_nothing_twice(inbox: Path, posts: Callab
 
 
 def night(when: datetime, instance: dg.DagsterInstance) -> Any:
-    schedule = automation.nightly(recipe())[1]
+    schedule = automation.nightly(Chain(recipe(), execute.workspace()))[1]
     context = dg.build_schedule_context(instance, when, resources={"workspace": WorkspaceResource()})
     return schedule(context)
 
@@ -285,13 +297,13 @@ def test_the_check_says_what_is_out_of_date_without_a_run(inbox: Path, posts: Ca
         (inbox / f"{name}.jsonl").write_bytes(posts(name).read_bytes())
     with execute.instance() as instance:
         execute.run(instance, Chain(recipe(), execute.workspace()), to="dataset")
-        tick = Ticks(outdated.staleness_sensor([recipe()]), instance)
+        tick = Ticks(outdated.staleness_sensor([Chain(recipe(), execute.workspace())]), instance)
         assert all(event.passed for event in tick().asset_events)  # type: ignore[union-attr]
         assert tick().asset_events == []  # nothing new to say
         file = inbox.parent.parent / "recipes" / "scripted.toml"
         (file.parent / "judge.txt").write_text("{ugc} {instruction} {response} [RESULT] 1 to 5")
         file.write_text(file.read_text() + '[rewards]\nprompt = "judge.txt"\n')
-        tick.sensor = outdated.staleness_sensor([recipe()])
+        tick.sensor = outdated.staleness_sensor([Chain(recipe(), execute.workspace())])
         said = {event.asset_key.path[-1]: event for event in tick().asset_events}  # type: ignore[union-attr]
         assert set(said) == {"rewards", "pairs", "dataset"}
         assert not any(event.passed for event in said.values())  # type: ignore[union-attr]
