@@ -90,7 +90,8 @@ def counts(tables: Checked) -> Result:
         if footer.failed:  # of which another check tells
             continue
         before = _before(footer, stage)
-        source = _footer(tables, before, shard)
+        around = tables.stage.rpartition("/")[0]
+        source = _footer(tables, f"{around}/{before}".lstrip("/"), shard)
         # An older table is the business of `up_to_date`.
         if source and source.content == footer.inputs.get(before) and source.kept != footer.rows_in:
             wrong.append(shard)
@@ -141,8 +142,9 @@ def one_state(tables: Checked) -> Result:
     """All shards of the data set were made with the same prompts, models, parameters and code."""
     inputs = [name for footer in tables.footers.values() for name in footer.inputs]
     # Before the data set is made, the pairs that it would be made of are looked at.
-    shards = tables.footers.keys() if tables.stage == "pairs" else [n.removeprefix("pairs/") for n in inputs]
-    found = states(tables.all, shards)
+    noun = of_node(tables.stage).name
+    shards = tables.footers.keys() if noun == "pairs" else [n.removeprefix("pairs/") for n in inputs]
+    found = states(tables.all, shards, tables.stage.removesuffix(noun))
     if not found.differences:
         return Result("one_state", True, f"{len(found.of)} shards were made in the same way")
     if tables.config.mixed_shards:
@@ -181,9 +183,8 @@ def _footer(tables: Checked, stage: str, shard: str) -> Footer | None:
 
 def _before(footer: Footer, stage: type[Stage]) -> str:
     """The table whose kept rows are a table's rows: the last filter's, or that of the stage it comes after."""
-    gates = [name for name in footer.inputs if STAGES[name].filters and STAGES[name].after == stage.after]
-    order = list(STAGES)
-    return max(gates, key=order.index) if gates else str(stage.after)
+    filters = [name for name, other in STAGES.items() if other.filters and other.after == stage.after]
+    return next((name for name in reversed(filters) if name in footer.inputs), str(stage.after))
 
 
 def _share_difference(a: Footer, b: Footer) -> float:

@@ -120,6 +120,15 @@ class Chain:
         names = list(self.nodes)
         return names[: names.index(last) + 1] if last in self.nodes else names
 
+    def behind(self, name: str) -> list[str]:
+        """The nodes that one is made from, directly or not, and itself, in run order."""
+        found, todo = set[str](), [self.nodes[name]]
+        while todo:
+            node = todo.pop()
+            found.add(node.name)
+            todo += node.parents.values()
+        return [other for other in self.nodes if other in found]
+
     def owns(self, name: str) -> bool:
         """Whether a node is this recipe's own, not one that it shares with a recipe it extends."""
         return self.nodes[name].owner == self.name

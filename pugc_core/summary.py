@@ -16,11 +16,12 @@ from pugc_core.stages import of_node
 from pugc_core.tables import Tables
 
 
-def funnel(tables: Tables, shards: Iterable[str]) -> dict[str, Counts]:
-    """Rows in, kept and dropped by reason, of every stage that has tables among `shards`, in run order."""
+def funnel(tables: Tables, shards: Iterable[str], names: Iterable[str] = ()) -> dict[str, Counts]:
+    """Rows in, kept and dropped by reason, of every node that has tables among `shards`, in run order; only of those
+    named, where any are."""
     wanted = set(shards)
     counted = {}
-    for name in tables.names:
+    for name in names or tables.names:
         footers, sharded = tables.footers(name), of_node(name).sharded
         counts = [footer.counts for shard, footer in footers.items() if not sharded or shard in wanted]
         if counts:

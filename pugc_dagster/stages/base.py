@@ -9,21 +9,19 @@ from typing import Any
 
 import dagster as dg
 
-from pugc_core import runs
+from pugc_core import run, runs
 from pugc_core.changes import Change, compare
 from pugc_core.checks import Checked, gate
 from pugc_core.config import digest
 from pugc_core.dispatch import Calls
 from pugc_core.engines import EngineHost
-from pugc_core.engines.pins import pinned
 from pugc_core.errors import PugcError, StorageError, Unforeseen
 from pugc_core.ledger import Ledger
 from pugc_core.models import Price
-from pugc_core.pipeline import Inputs, Made, Pass
+from pugc_core.pipeline import Inputs, Made
 from pugc_core.plan import Chain
 from pugc_core.progress import Reporter
 from pugc_core.records import ALL
-from pugc_core.references import References
 from pugc_core.stages import of_node
 from pugc_core.staleness import survey
 from pugc_core.tables import Footer, Loaded
@@ -164,24 +162,10 @@ def stream(context: dg.AssetExecutionContext, seen: Seen, names: Sequence[str], 
     stage, chain, workspace = seen.stage, seen.chain, seen.chain.workspace
     ledger: Ledger = context.resources.ledger
     host: EngineHost = context.resources.engines
-    model = chain.model(seen.name)
-    work = Pass(
-        stage,
-        seen.name,
-        names,
-        inputs,
-        tables=chain.tables,
-        ledger=ledger,
-        engine=lambda: host.engine(pinned(model, ledger.root)),
-        context=model.context,
-        path_of=workspace.source,
-        source_hashes=workspace.source_hashes() if stage.name == "ugc" else {},
-        progress=Reporter(f"{chain.name} {seen.name}", context.log.info),
-        references=References(chain.tables, workspace.shards()),
-        besides=chain.besides(seen.name),
-    )
-    page, run = workspace.calls(chain.name), context.run.tags.get(RUN_TAG, context.run.run_id)
-    seen.earlier = runs.earlier(page, run, seen.name)
+    reporter = Reporter(f"{chain.name} {seen.name}", context.log.info)
+    work = run.tables(chain, seen.name, names, inputs, ledger=ledger, engines=host.engine, progress=reporter)
+    page, run_id = workspace.calls(chain.name), context.run.tags.get(RUN_TAG, context.run.run_id)
+    seen.earlier = runs.earlier(page, run_id, seen.name)
     seen.change = seen.earlier.change
     begun = time.monotonic()
     written: list[str] = []
@@ -210,7 +194,7 @@ def stream(context: dg.AssetExecutionContext, seen: Seen, names: Sequence[str], 
         ledger.flush()
         runs.record(
             page,
-            run,
+            run_id,
             seen.name,
             stage.role or "",
             work.calls,

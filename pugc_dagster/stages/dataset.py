@@ -6,14 +6,11 @@ from typing import Any
 
 import dagster as dg
 
-from pugc_core import exports, licences, plots, summary
+from pugc_core import licences, plots, run, summary
 from pugc_core.config import digest
 from pugc_core.pipeline import Inputs, Made
 from pugc_core.plan import Chain
 from pugc_core.records import ALL
-from pugc_core.stages.base import Asking
-from pugc_core.states import states
-from pugc_core.summary import funnel
 from pugc_core.tables import Loaded
 from pugc_dagster import checks
 from pugc_dagster.io import ShardStream
@@ -55,18 +52,9 @@ def _write_files(context: dg.AssetExecutionContext, seen: Seen, inputs: Inputs) 
     chain = seen.chain
     for made in stream(context, seen, [ALL], inputs):
         yield made
-        folder = chain.folder(seen.name)
         frame = chain.tables.read(seen.name, ALL)
         shards = list(inputs["pairs"])
-        exports.write_dataset(
-            folder,
-            frame,
-            recipe=chain.name,
-            fingerprint=made.footer.content,
-            funnel=funnel(chain.tables, shards),
-            states=states(chain.tables, shards),
-            wordings=[stage.prompt for stage in chain.stages.values() if isinstance(stage, Asking)],
-        )
+        folder = run.export(chain, seen.name, made.footer, shards)
         shown = {"folder": dg.MetadataValue.path(folder), "shards": len(shards), "pairs": made.footer.kept}
         kept = frame.filter("keep")
         shown |= {f"{split}_pairs": int(n) for split, n in kept.group_by("split").len().sort("split").iter_rows()}

@@ -10,20 +10,17 @@ from typing import Any
 
 import dagster as dg
 
-from pugc_core import plots, progress, storage, talk
+from pugc_core import plots, progress, run, storage, talk
 from pugc_core.config import digest
 from pugc_core.engines import EngineHost
-from pugc_core.engines.pins import pinned
 from pugc_core.errors import PugcError, TrainingError
 from pugc_core.licences import licences
-from pugc_core.models import ModelSpec
 from pugc_core.plan import Chain
 from pugc_core.progress import Reporter
 from pugc_core.records import ALL
 from pugc_core.staleness import survey
-from pugc_core.training import card, lineage
+from pugc_core.training import card
 from pugc_core.training.config import VERSION
-from pugc_core.training.run import run
 from pugc_core.training.summary import Summary
 from pugc_dagster import checks
 from pugc_dagster.keys import key
@@ -68,8 +65,9 @@ def asset(chain: Chain, name: str) -> dg.AssetsDefinition:
             )
         out = Path(chain.folder(name))
         footer = chain.tables.footer(dataset, ALL)
+        run.must_have_pairs(chain, name)
         wanted = chain.wanted(name, footer)
-        if lineage.same(lineage.recorded(str(out)), wanted):
+        if run.current(chain, name):
             context.log.info("the policy is what this dataset and recipe would give again; nothing to train")
             summary = Summary.of(json.loads((out / "training.json").read_text(encoding="utf-8")))
             reused = True
@@ -78,7 +76,7 @@ def asset(chain: Chain, name: str) -> dg.AssetsDefinition:
             summary = _train(context, chain, name, out)
             reused = False
         # Also where nothing was trained: other shards may have given the same data set.
-        lineage.record(str(out), wanted, dict(footer.inputs) if footer else {})
+        run.record(chain, name)
         asked = {stage.name: stage.fingerprint["prompt"] for stage in chain.stages.values() if stage.role}
         pairs = chain.tables.read(dataset, ALL, ["license", "keep"])
         card.write(out, recipe, summary, wanted, asked, licences(pairs))
@@ -150,7 +148,7 @@ class _OneWriter(dg.PipesTempFileMessageReader):
 
 
 def _train(context: dg.AssetExecutionContext, chain: Chain, name: str, out: Path) -> Summary:
-    recipe, node = chain.recipe, chain.nodes[name]
+    recipe = chain.recipe
     # The lines of the log come from the training itself, through Dagster Pipes; the terminal's bar is ours.
     reporter = Reporter(f"{recipe.name} {name}", lambda _: None)
 
@@ -164,25 +162,15 @@ def _train(context: dg.AssetExecutionContext, chain: Chain, name: str, out: Path
         context.log.info(what)
         progress.say(f"{recipe.name} {name}: {what}")
 
-    start = pinned(chain.model(name), chain.workspace.ledger)
-    start.bring(told(context.log.info))
+    chain.model(name).bring(told(context.log.info))
     progress.say(f"{recipe.name} {name}: starting the training: about 20 s")
     with dg.open_pipes_session(
         context=context,
         context_injector=dg.PipesTempFileContextInjector(),
         message_reader=_OneWriter(),
     ) as session:
-        summary = run(
-            system_role=recipe.model("policy").system_role,
-            dataset=chain.folder(node.parents["dataset"].name),
-            start=start_of(start),
-            objective=str(node.objective),
-            config=recipe.training,
-            out=str(out),
-            report=report,
-            say=say,
-            module="pugc_dagster.piped",
-            env=session.get_bootstrap_env_vars(),
+        summary = run.train(
+            chain, name, report=report, say=say, module="pugc_dagster.piped", env=session.get_bootstrap_env_vars()
         )
     progress.say("")
     reporter(summary.steps, summary.steps, summary.headline)
@@ -191,18 +179,3 @@ def _train(context: dg.AssetExecutionContext, chain: Chain, name: str, out: Path
     context.log.info(summary.headline)
     context.log.info(f"trained: {json.dumps({k: v for k, v in asdict(summary).items() if k != 'curve'})}")
     return summary
-
-
-def start_of(model: ModelSpec) -> str:
-    """Where training starts. Raises TrainingError for a model that is not at hand as weights."""
-    if model.engine == "scripted":
-        raise TrainingError(
-            "the role policy is played by a script, which has no weights to train",
-            fix="pugc run --to dataset, or give the role policy a model",
-        )
-    if model.adapter is not None:
-        raise TrainingError(
-            f"the role policy is played by {model.id} with an adapter, and training starts from whole models",
-            fix="merge the adapter into the model (peft's merge_and_unload), and name the folder of the result as id",
-        )
-    return f"{model.location}@{model.revision}" if model.revision and not model.local else model.location

@@ -168,7 +168,7 @@ def test_a_fork_of_the_reward_prompt_asks_the_judge_alone_and_writes_nothing_fur
     made = ran(base)
     before = made.files()
     fork = plan(write("fork", 'extends = "base"\n[rewards]\nprompt = "default"\n'))
-    made.recipe, made.plan = fork.recipe, fork
+    made.recipe = fork.recipe
     asked = made.run().asked
     assert asked["rewards"] > 0
     assert sum(asked.values()) == asked["rewards"]

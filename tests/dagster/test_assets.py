@@ -229,7 +229,7 @@ def test_a_shard_whose_file_is_removed_leaves_the_dataset(project: Path, posts: 
     run()
     Path(Workspace(data_root()).source("b")).unlink()
     run()
-    dataset = rows(Workspace(data_root()).store, "scripted", "dataset")
+    dataset = rows(Tables(Workspace(data_root()).store, "scripted"), "dataset")
     assert set(dataset["shard"]) == {"a"}
 
 
