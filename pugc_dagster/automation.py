@@ -173,14 +173,7 @@ def nightly(chain: Chain) -> tuple[Any, dg.ScheduleDefinition]:
         raise RecipeError(f"no timezone {chain.recipe.automation.timezone!r}", fix='timezone = "Europe/Berlin"')
     if not is_valid_cron_schedule(cron):
         raise RecipeError(f"automation.nightly = {cron!r} is not a cron expression", fix='nightly = "0 3 * * *"')
-    job = dg.define_asset_job(
-        f"{chain.recipe.group}_train",
-        dg.AssetSelection.assets(
-            *(key(chain, name) for name in chain.nodes if name not in chain.sharded),
-            key(chain, "report"),
-        ),
-        description=f"Recipe {chain.name}: the data set of all pairs, the policies trained on it, and the report.",
-    )
+    job = _rounds(chain) if chain.recipe.rounds.count > 1 else _training(chain)
     least = chain.recipe.automation.min_new_pairs
 
     @dg.schedule(
@@ -203,17 +196,46 @@ def nightly(chain: Chain) -> tuple[Any, dg.ScheduleDefinition]:
     return job, schedule
 
 
+def _training(chain: Chain) -> Any:
+    whole = [key(chain, name) for name in chain.nodes if name not in chain.sharded]
+    words = "the data set of all pairs, the policies trained on it, and the report"
+    return dg.define_asset_job(
+        f"{chain.recipe.group}_train",
+        dg.AssetSelection.assets(*whole, key(chain, "report")),
+        description=f"Recipe {chain.name}: {words}.",
+    )
+
+
+def _rounds(chain: Chain) -> dg.JobDefinition:
+    """Between trainings the rounds go over the shards again, which no one selection of assets can."""
+
+    @dg.op(name=f"{chain.recipe.group}_go_on", description="What is up to date is not made again.")
+    def op(context: dg.OpExecutionContext) -> None:
+        from pugc_dagster import execute  # it needs the definitions, which need this module
+
+        execute.run(context.instance, chain)
+
+    words = "every round, from the data set of the first to the policies of the last, and the report"
+
+    @dg.job(name=f"{chain.recipe.group}_train", description=f"Recipe {chain.name}: {words}.")
+    def job() -> None:
+        op()
+
+    return job
+
+
 def new_pairs(chain: Chain) -> int:
     """Pairs in shards that the policy that has seen least of them was not trained on."""
     inbox = chain.workspace.shards()
-    footers = chain.tables.footers("pairs")
-    if not chain.recipe.training.objectives:
-        dataset = chain.tables.footers("dataset").get(ALL)
-        seen = {"pairs": dict(dataset.inputs)} if dataset else None
-        return lineage.unseen(seen, {s: (f.content, f.kept) for s, f in footers.items() if s in inbox})
+    first = next(names for over_shards, names in chain.segments() if not over_shards)
+    dataset = next(name for name in first if name in chain.stages)
+    footers = chain.tables.footers(chain.nodes[dataset].parents["pairs"].name)
     pairs = {shard: (footer.content, footer.kept) for shard, footer in footers.items() if shard in inbox}
-    folders = (chain.policy(objective) for objective in chain.recipe.training.objectives)
-    return max((lineage.unseen(lineage.recorded(folder), pairs) for folder in folders), default=0)
+    policies = [lineage.recorded(chain.folder(name)) for name in first if chain.nodes[name].objective]
+    if not policies:
+        footer = chain.tables.footers(dataset).get(ALL)
+        policies = [{"pairs": dict(footer.inputs)} if footer else None]
+    return max(lineage.unseen(seen, pairs) for seen in policies)
 
 
 def of(chains: Sequence[Chain], found: Mapping[str, Survey] | None = None) -> dict[str, Any]:

@@ -73,6 +73,7 @@ def stage_asset(chain: Chain, name: str) -> dg.AssetsDefinition:
         kinds={"parquet"},
         metadata={
             "pugc/recipe": recipe.name,
+            "pugc/node": name,
             "dagster/column_schema": column_schema(name),
             **({"model": recipe.model(stage.role).id} if stage.role else {}),
         },

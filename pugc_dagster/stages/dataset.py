@@ -31,7 +31,7 @@ def asset(chain: Chain, name: str) -> dg.AssetsDefinition:
         io_manager_key="tables",
         required_resource_keys={"workspace", "ledger", "engines"},
         kinds={"parquet", "huggingface"},
-        metadata={"pugc/recipe": recipe.name, "dagster/column_schema": column_schema(name)},
+        metadata={"pugc/recipe": recipe.name, "pugc/node": name, "dagster/column_schema": column_schema(name)},
         check_specs=checks.specs(key(chain, name), stage),
     )
     def dataset(context: dg.AssetExecutionContext, pairs: Mapping[str, Loaded]) -> Any:
