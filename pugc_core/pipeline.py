@@ -158,9 +158,11 @@ class Pass:
         if shard == ALL:
             for name in self.stage.inputs:
                 if not self._inputs[name]:
+                    table, _, other = name.partition("@")  # another recipe's, where several are merged
+                    recipe = other or self._tables.recipe
                     raise StorageError(
-                        f"no shard of recipe {self._tables.recipe} has a table {name} yet",
-                        fix=f"pugc run --recipe {self._tables.recipe} --to {name}",
+                        f"no shard of recipe {recipe} has a table {table} yet",
+                        fix=f"pugc run --recipe {recipe} --to {table}",
                     )
             frames = {
                 name: pl.concat(

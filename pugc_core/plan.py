@@ -23,6 +23,7 @@ from pugc_core.models import ModelSpec
 from pugc_core.recipe import Recipe
 from pugc_core.stages import POLICY
 from pugc_core.stages.base import Asking, Stage
+from pugc_core.stages.dataset import Dataset, Merged, slot
 from pugc_core.stages.responses import Responses
 from pugc_core.tables import Footer, Tables
 from pugc_core.training import lineage
@@ -58,6 +59,8 @@ class Chain:
         self.recipe = recipe
         self.workspace = workspace
         self.base = _base(recipe, workspace)
+        self.sources = {name: Chain(other, workspace) for name, other in recipe.merged.items()}
+        """The recipes whose pairs it merges."""
         self.stages: dict[str, Stage] = {}
         """The stages that make tables, by node."""
         self.nodes: dict[str, Node] = {}
@@ -78,6 +81,11 @@ class Chain:
             last = number == rounds.count
             prefix = "" if last else f"round-{number}/"
             for name, stage in again.items():
+                if isinstance(stage, Dataset) and self.sources:
+                    parts = {name: Merged(of.weight, of.limit) for name, of in self.recipe.merge.items()}
+                    stage = replace(stage, merge=parts)
+                    self._table(prefix + name, stage, {slot(of): c.nodes["pairs"] for of, c in self.sources.items()})
+                    continue
                 parents = {slot: self.nodes[prefix + slot if slot in again else slot] for slot in stage.inputs}
                 if isinstance(stage, Responses) and rounds.count > 1:
                     stage = replace(stage, part=(number, rounds.count))

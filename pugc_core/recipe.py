@@ -61,6 +61,16 @@ class RoundsConfig(Config):
         return self.objective or objectives[0]
 
 
+class MergedConfig(Config):
+    """One of the recipes whose pairs a data set is made of."""
+
+    weight: float | None = Field(None, gt=0)
+    """Its share of the data set, against the weights of the others: of each so many pairs are taken that the shares
+    hold, and the rest is dropped as `over_weight`. null takes all of them, and asks nothing of the others."""
+    limit: int | None = Field(None, ge=1)
+    """Pairs that are taken at most; the rest is dropped as `over_limit`."""
+
+
 class Roles(Config):
     """Which of the recipe's models plays which role."""
 
@@ -77,6 +87,7 @@ class Recipe(Config):
     """A validated recipe. `stages` makes its stages."""
 
     _base: Recipe | None = PrivateAttr(None)
+    _merged: Mapping[str, Recipe] = PrivateAttr(default_factory=dict)
     name: str = Field(pattern=r"^[a-z][a-z0-9-]*$")
     """Names the group of assets and the folder of its tables: lower-case letters, digits and dashes."""
     about: str = ""
@@ -93,6 +104,9 @@ class Recipe(Config):
     dataset: DatasetConfig = DatasetConfig()
     training: TrainingConfig = TrainingConfig()
     rounds: RoundsConfig = RoundsConfig()
+    merge: Mapping[str, MergedConfig] = {}
+    """Recipes whose pairs make the data set, in the place of this one's own, by name. Of a question that several have
+    the first one's pair is taken."""
     checks: ChecksConfig = ChecksConfig()
     automation: AutomationConfig = AutomationConfig()
 
@@ -118,6 +132,11 @@ class Recipe(Config):
         """The recipe that it extends, and shares with what both would make alike. None where it takes that one's name
         and place, or where that one is only a part of a recipe."""
         return self._base
+
+    @property
+    def merged(self) -> Mapping[str, Recipe]:
+        """The recipes whose pairs it merges, by name."""
+        return self._merged
 
     @property
     def group(self) -> str:
@@ -164,10 +183,10 @@ def load(name_or_path: str, folders: Sequence[Path] = ()) -> Recipe:
 
     Raises RecipeError that says which key of which file is wrong, what is known, and what to write instead.
     """
-    return _load(_find(name_or_path, folders), folders)
+    return _load(_find(name_or_path, folders), folders, ())
 
 
-def _load(path: Path, folders: Sequence[Path]) -> Recipe:
+def _load(path: Path, folders: Sequence[Path], merging: tuple[Path, ...]) -> Recipe:
     data, below = _read(path, folders, ())
     data.setdefault("name", path.stem)
     _onto_defaults(data)
@@ -176,13 +195,30 @@ def _load(path: Path, folders: Sequence[Path]) -> Recipe:
     except ValidationError as err:
         raise RecipeError(f"recipe {path}:\n{_explain(err)}", fix="correct the keys above") from err
     if below is not None:
-        recipe._base = _extended(below, folders, recipe.name)
+        recipe._base = _extended(below, folders, recipe.name, merging)
+    recipe._merged = {name: _part(path, name, folders, merging) for name in recipe.merge}
     return recipe
 
 
-def _extended(path: Path, folders: Sequence[Path], name: str) -> Recipe | None:
+def _part(path: Path, name: str, folders: Sequence[Path], merging: tuple[Path, ...]) -> Recipe:
+    """One of the recipes that the recipe in `path` merges."""
+    beside = path.parent / f"{name}.toml"
+    other = (beside if beside.is_file() else _find(name, folders)).resolve()
+    if other in (path.resolve(), *merging):
+        chain = " -> ".join(p.stem for p in (*merging, path, other))
+        raise RecipeError(f"recipe {path.stem} merges pairs with itself: {chain}", fix=f"take out [merge.{name}]")
+    found = _load(other, folders, (*merging, path.resolve()))
+    if found.merge:
+        raise RecipeError(
+            f"recipe {path.stem} merges {name}, which has no pairs of its own but merges others",
+            fix=f"merge {', '.join(found.merge)} themselves",
+        )
+    return found
+
+
+def _extended(path: Path, folders: Sequence[Path], name: str, merging: tuple[Path, ...]) -> Recipe | None:
     try:
-        base = _load(path, folders)
+        base = _load(path, folders, merging)
     except RecipeError:  # what it lacks, the recipe that extends it has
         return None
     return base.base if base.name == name else base

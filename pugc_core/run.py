@@ -6,7 +6,7 @@ the whole chain, one node after the other, each over all shards.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from types import MappingProxyType
 
 from pugc_core import exports
@@ -17,11 +17,11 @@ from pugc_core.ledger import Ledger
 from pugc_core.models import ModelSpec
 from pugc_core.pipeline import Inputs, Pass
 from pugc_core.plan import Chain
-from pugc_core.records import ALL
+from pugc_core.records import ALL, Counts
 from pugc_core.references import References
 from pugc_core.smollm2.cache import Say
 from pugc_core.stages.base import Asking
-from pugc_core.states import states
+from pugc_core.states import States, merged, states
 from pugc_core.summary import funnel
 from pugc_core.tables import Footer, Loaded
 from pugc_core.training import lineage
@@ -33,12 +33,15 @@ Engines = Callable[[ModelSpec], Engine]
 
 
 def inputs(chain: Chain, name: str, shards: Iterable[str]) -> Inputs:
-    """The tables that a node reads, for these shards."""
-    parents, names = chain.nodes[name].parents, list(shards)
-    return {
-        slot: {shard: Loaded(chain.workspace.store, parents[slot].owner, parents[slot].name, shard) for shard in names}
-        for slot in chain.stages[name].inputs
-    }
+    """The tables that a node reads, for these shards; for a node over all shards, of those of them that are there."""
+    store, stage, names = chain.workspace.store, chain.stages[name], list(shards)
+    found: dict[str, dict[str, Loaded]] = {}
+    for slot in stage.inputs:
+        parent = chain.nodes[name].parents[slot]
+        there = None if stage.sharded else set(store.shards(parent.owner, parent.name))
+        wanted = (shard for shard in names if there is None or shard in there)
+        found[slot] = {shard: Loaded(store, parent.owner, parent.name, shard) for shard in wanted}
+    return found
 
 
 def tables(
@@ -74,16 +77,33 @@ def tables(
 def export(chain: Chain, name: str, footer: Footer, shards: Iterable[str]) -> str:
     """Write the files of a data set whose table is there, made of these shards. Returns their folder."""
     folder, used = chain.folder(name), list(shards)
+    asking = [stage for each in (chain, *chain.sources.values()) for stage in each.stages.values()]
     exports.write_dataset(
         folder,
         chain.tables.read(name, ALL),
         recipe=chain.name,
         fingerprint=footer.content,
-        funnel=funnel(chain.tables, used, [of for of in chain.behind(name) if of in chain.stages]),
-        states=states(chain.tables, used, name.rpartition("dataset")[0]),
-        wordings=[stage.prompt for stage in chain.stages.values() if isinstance(stage, Asking)],
+        funnel=_funnel(chain, name, used),
+        states=state(chain, name, used),
+        wordings=dict.fromkeys(stage.prompt for stage in asking if isinstance(stage, Asking)),
     )
     return folder
+
+
+def _funnel(chain: Chain, name: str, shards: Collection[str]) -> dict[str, Counts]:
+    """The way of the rows into a data set; recipe by recipe, where several are merged."""
+    if not chain.sources:
+        return funnel(chain.tables, shards, [of for of in chain.behind(name) if of in chain.stages])
+    each = {of: funnel(other.tables, shards, other.sharded) for of, other in chain.sources.items()}
+    found = {f"{of}: {stage}": counts for of, stages in each.items() for stage, counts in stages.items()}
+    return found | funnel(chain.tables, shards, [name])
+
+
+def state(chain: Chain, name: str, shards: Collection[str]) -> States:
+    """In which state the shards of a data set are, those of every recipe that it merges."""
+    if not chain.sources:
+        return states(chain.tables, shards, name.removesuffix(chain.stages[name].name))
+    return merged({of: states(other.tables, shards) for of, other in chain.sources.items()})
 
 
 def current(chain: Chain, name: str) -> bool:

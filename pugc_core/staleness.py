@@ -142,14 +142,18 @@ class _Look:
         inputs = {
             f"{slot}/{shard}": made.content
             for slot, parent in parents.items()
-            for shard, made in self.footers[parent.name].items()
+            for shard, made in self.chain.workspace.store.footers(parent.owner, parent.name).items()
             if shard in self.sources
         }
-        before = next(
-            (why for p in parents.values() if (why := _summed(self.found.stages[p.name], self.sources))), None
-        )
+        whys = (_summed(self._shards_before(slot, parent), self.sources) for slot, parent in parents.items())
+        before = next(filter(None, whys), None)
         why = _why(name, dict(stage.fingerprint), footer, inputs, before)
         self._add(name, {ALL: why} if why else {}, 1, int(footer is not None), {})
+
+    def _shards_before(self, slot: str, parent: Node) -> Mapping[str, str]:
+        """Why shards of a table before one over all shards are out of date."""
+        source = self.chain.sources.get(slot.partition("@")[2])
+        return (survey(source, parent.name) if source else self.found).stages[parent.name]
 
     def policy(self, name: str) -> None:
         dataset = self.chain.nodes[name].parents["dataset"]

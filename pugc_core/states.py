@@ -74,6 +74,18 @@ def states(tables: Tables, shards: Collection[str], around: str = "") -> States:
     return States(of, tuple(_differences(of)))
 
 
+def merged(parts: Mapping[str, States]) -> States:
+    """The states of the shards of several recipes, named `recipe/shard`. Recipes are merged because they differ: only
+    the differences within one count."""
+    of = {f"{recipe}/{shard}": state for recipe, part in parts.items() for shard, state in part.of.items()}
+    told = [
+        Difference(d.stage, d.part, tuple(tuple(f"{recipe}/{shard}" for shard in group) for group in d.shards))
+        for recipe, part in parts.items()
+        for d in part.differences
+    ]
+    return States(of, tuple(told))
+
+
 def _state(shard: str, footers: Mapping[str, Mapping[str, Footer]]) -> State:
     """From the pairs back to the posts: what is not the table that the next one was made from is of no account."""
     found: dict[str, Mapping[str, str]] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import dagster as dg
@@ -83,14 +83,15 @@ def _notice(name: str, err: PugcError) -> dg.AssetSpec:
     return dg.AssetSpec([group, "cannot_be_loaded"], description=words, group_name=group, kinds={"toml"})
 
 
-def assets_of(chosen: Iterable[Chain]) -> list[dg.AssetsDefinition]:
+def assets_of(chosen: Sequence[Chain]) -> list[dg.AssetsDefinition]:
     """The assets of these chains, each once: what recipes share belongs to the one whose it is."""
     made: dict[dg.AssetKey, dg.AssetsDefinition] = {}
-    for chain in chosen:
+    for chain in (each for one in chosen for each in (*one.sources.values(), one)):
         for name in chain.nodes:
             if (asset := key(chain, name)) not in made:
                 made[asset] = _asset(chain.owner(name), name)
-        made[key(chain, "report")] = report.asset(chain)
+        if chain in chosen:
+            made[key(chain, "report")] = report.asset(chain)
     return list(made.values())
 
 

@@ -16,7 +16,7 @@ from pugc_core.plan import Chain
 from pugc_core.records import NOTHING
 from pugc_core.stages import of_node
 from pugc_core.tables import Footer
-from pugc_dagster.keys import key
+from pugc_dagster.keys import node_key
 
 SAMPLE_ROWS = 3
 _CELL = 140
@@ -139,7 +139,7 @@ def column_lineage(chain: Chain, stage: str) -> dict[str, Any]:
     parents = chain.nodes[stage].parents
     deps = {
         column: [
-            dg.TableColumnDep(asset_key=key(chain, parents[source].name), column_name=name)
+            dg.TableColumnDep(asset_key=node_key(parents[source]), column_name=name)
             for source, name in sources
             if source in parents
         ]

@@ -27,7 +27,7 @@ from pugc_core.staleness import survey
 from pugc_core.tables import Footer, Loaded
 from pugc_dagster import checks, events, metadata
 from pugc_dagster.io import ShardStream
-from pugc_dagster.keys import key
+from pugc_dagster.keys import key, node_key
 from pugc_dagster.partitions import EVERY_SHARDS_RUN, shards
 
 RUN_TAG = "pugc/run"
@@ -59,8 +59,8 @@ def stage_asset(chain: Chain, name: str) -> dg.AssetsDefinition:
 
     @dg.asset(
         key=key(chain, name),
-        ins={slot: dg.AssetIn(key=key(chain, parents[slot].name)) for slot in stage.inputs},
-        deps=[key(chain, parent.name) for slot, parent in parents.items() if slot not in stage.inputs],
+        ins={slot: dg.AssetIn(key=node_key(parents[slot])) for slot in stage.inputs},
+        deps=[node_key(parent) for slot, parent in parents.items() if slot not in stage.inputs],
         description=stage.about,
         group_name=recipe.group,
         partitions_def=shards,

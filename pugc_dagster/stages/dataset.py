@@ -1,6 +1,7 @@
 """Asset `dataset`: one over all shards, and the files that trainers read."""
 
 import base64
+import re
 from collections.abc import Generator, Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ from pugc_core.records import ALL
 from pugc_core.tables import Loaded
 from pugc_dagster import checks
 from pugc_dagster.io import ShardStream
-from pugc_dagster.keys import key
+from pugc_dagster.keys import key, node_key
 from pugc_dagster.stages.base import Seen, column_schema, stream
 
 
@@ -24,7 +25,7 @@ def asset(chain: Chain, name: str) -> dg.AssetsDefinition:
 
     @dg.asset(
         key=key(chain, name),
-        ins={slot: dg.AssetIn(key=key(chain, parent.name)) for slot, parent in parents.items()},
+        ins={re.sub(r"\W", "_", of): dg.AssetIn(key=node_key(parent)) for of, parent in parents.items()},
         description=stage.about,
         group_name=recipe.group,
         code_version=digest(dict(stage.fingerprint)),
@@ -34,14 +35,15 @@ def asset(chain: Chain, name: str) -> dg.AssetsDefinition:
         metadata={"pugc/recipe": recipe.name, "pugc/node": name, "dagster/column_schema": column_schema(name)},
         check_specs=checks.specs(key(chain, name), stage),
     )
-    def dataset(context: dg.AssetExecutionContext, pairs: Mapping[str, Loaded]) -> Any:
+    def dataset(context: dg.AssetExecutionContext, **tables: Mapping[str, Loaded]) -> Any:
         # A shard not yet made is no reason to wait; one whose file was taken out of the inbox is no longer wanted.
-        inbox = chain.workspace.shards()
-        before = parents["pairs"].name
-        footers = {shard: footer for shard, footer in chain.tables.footers(before).items() if shard in inbox}
-        inputs = {"pairs": {shard: table for shard, table in pairs.items() if shard in footers}}
+        inputs = run.inputs(chain, name, chain.workspace.shards())
         seen = Seen(chain, name)
-        yield from checks.mixture(key(chain, name), seen.checked(before, footers, made=[]))
+        for of, parent in parents.items():
+            source = chain.sources.get(of.partition("@")[2], chain)
+            footers = {shard: table.footer for shard, table in inputs[of].items()}
+            before = Seen(source, parent.name).checked(parent.name, footers, made=[])
+            yield from checks.mixture(key(chain, name), before)
         yield dg.Output(ShardStream(_write_files(context, seen, inputs)))
         yield from seen.check_results()
 
@@ -53,7 +55,7 @@ def _write_files(context: dg.AssetExecutionContext, seen: Seen, inputs: Inputs) 
     for made in stream(context, seen, [ALL], inputs):
         yield made
         frame = chain.tables.read(seen.name, ALL)
-        shards = list(inputs["pairs"])
+        shards = sorted({shard for tables in inputs.values() for shard in tables})
         folder = run.export(chain, seen.name, made.footer, shards)
         shown = {"folder": dg.MetadataValue.path(folder), "shards": len(shards), "pairs": made.footer.kept}
         kept = frame.filter("keep")

@@ -23,7 +23,7 @@ from pugc_core.training import card
 from pugc_core.training.config import VERSION
 from pugc_core.training.summary import Summary
 from pugc_dagster import checks
-from pugc_dagster.keys import key
+from pugc_dagster.keys import key, node_key
 from pugc_dagster.metadata import cell, table
 from pugc_dagster.resources import told
 
@@ -37,7 +37,7 @@ def asset(chain: Chain, name: str) -> dg.AssetsDefinition:
 
     @dg.asset(
         key=key(chain, name),
-        deps=[key(chain, parent.name) for parent in node.parents.values()],
+        deps=[node_key(parent) for parent in node.parents.values()],
         description=SENTENCE.format(objective=recipe.training.loss(objective).title),
         group_name=recipe.group,
         code_version=digest([VERSION, recipe.training.knobs(objective)]),
