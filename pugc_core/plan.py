@@ -99,6 +99,12 @@ class Chain:
     def report(self) -> str:
         return self.workspace.report(self.name)
 
+    @cached_property
+    def compared(self) -> list[Chain]:
+        """The chains of the recipes that it is compared with. Raises RecipeError or ModelNotFound where one of them
+        cannot be loaded."""
+        return [Chain(recipe, self.workspace) for recipe in self.recipe.compared()]
+
 
 def _base(recipe: Recipe, workspace: Workspace) -> Chain | None:
     if recipe.base is None:

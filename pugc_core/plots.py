@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from pugc_core.compare import Comparison
+
 POINTS = 3000
 """Most points of a scatter plot."""
 BLUE, GREEN, RED, ORANGE, GREY = "#4c6ef5", "#2f9e44", "#e03131", "#e8590c", "#adb5bd"
@@ -95,6 +97,35 @@ def funnel(counted: Mapping[str, Counts]) -> Figure:
     axes[0].legend(fontsize=8)
     _label(axes[0], "rows kept and dropped", "rows")
     return figure
+
+
+def comparison(found: Comparison) -> Figure:
+    """Recipe by recipe: mean margin, lengths of chosen and rejected, and the share of pairs that are flipped against
+    the first recipe's. Whiskers are 95% intervals."""
+    figure, axes = _row(3, height=1.2 + 0.35 * len(found.recipes))
+    _whiskers(axes[0], found, {"margin": GREEN})
+    _label(axes[0], "margins of the pairs", "chosen - rejected, mean")
+    _whiskers(axes[1], found, {"chosen_tokens": GREEN, "rejected_tokens": RED})
+    _label(axes[1], "lengths (green: chosen, red: rejected)", "tokens, mean")
+    _whiskers(axes[2], found, {"flipped": ORANGE})
+    axes[2].set_xlim(0, 1)
+    _label(axes[2], f"flipped against {found.names[0]}", "share of the pairs that both have")
+    return figure
+
+
+def _whiskers(ax: Axes, found: Comparison, colours: Mapping[str, str]) -> None:
+    """Figures by name, in their colours, a line for every recipe."""
+    rows = range(len(found.recipes))
+    for offset, (name, colour) in enumerate(colours.items()):
+        for row, each in zip(rows, found.recipes, strict=True):
+            value = each.figures[name].value if name in each.figures else None
+            if value is None or isinstance(value, int):
+                continue
+            ends = [[max(0.0, value.value - value.low)], [max(0.0, value.high - value.value)]]
+            y = row + 0.2 * (offset - (len(colours) - 1) / 2)
+            ax.errorbar([value.value], [y], xerr=ends, fmt="o", color=colour, markersize=4, capsize=3)
+    ax.set_yticks(list(rows), found.names)
+    ax.set_ylim(len(found.recipes) - 0.5, -0.5)
 
 
 def _rewards(ax: Axes, measures: Measures) -> None:
