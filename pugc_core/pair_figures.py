@@ -80,18 +80,18 @@ class Figure:
         if isinstance(self.value, int):
             return f"{self.value:,}"
         value, low, high = (format(x, self.form) for x in (self.value.value, self.value.low, self.value.high))
-        return f"{value} ({low} to {high}), n = {self.value.n:,}"
+        return f"{value} ({low} to {high}); n={self.value.n:,}"
 
 
 Figures = Mapping[str, Figure]
 
 _PER_PAIR = {
-    "margin": ("margin, mean", ".2f"),
-    "chosen_tokens": ("tokens of chosen, mean", ".1f"),
-    "rejected_tokens": ("tokens of rejected, mean", ".1f"),
+    "margin": ("margin", ".2f"),
+    "chosen_tokens": ("tokens of chosen", ".1f"),
+    "rejected_tokens": ("tokens of rejected", ".1f"),
 }
 _NO_SPREAD = 1e-12
-_TIED = "instructions whose responses all tied"
+_TIED = "all responses tied"
 
 
 def counts(side: Side) -> Figures:
@@ -124,10 +124,10 @@ def overlap(first: Side, other: Side) -> Figures:
     return {
         "posts_in_common": Figure("posts in common", both("ugc_id")),
         "instructions_in_common": Figure("instructions in common", both("instruction_id")),
-        "pairs_in_common": Figure("instructions with a pair in both", n),
+        "pairs_in_common": Figure("with a pair in both", n),
         "same_pair": share("same pair", "same"),
-        "flipped": share("flipped pairs: one chooses what the other rejects", "flipped"),
-        "other_responses": share("pairs of other responses", "other"),
+        "flipped": share("flipped pair", "flipped"),
+        "other_responses": share("other responses", "other"),
     }
 
 
@@ -161,8 +161,8 @@ def agreement(first: Side, other: Side) -> Figures:
     joined = first.rewards.join(rewards, on="response_id").sort("response_id")
     return {
         "responses_in_common": Figure("responses in common", joined.height),
-        "reward_correlation": Figure("rewards: Pearson's r", _correlation(joined)),
-        "ordered_alike": Figure("rewards: pairs of responses ordered alike", _ordered_alike(joined), ".1%"),
+        "reward_correlation": Figure("rewards: Pearson r", _correlation(joined)),
+        "ordered_alike": Figure("rewards: ordered alike", _ordered_alike(joined), ".1%"),
     }
 
 

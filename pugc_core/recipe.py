@@ -155,7 +155,8 @@ def load(name_or_path: str, folders: Sequence[Path] = ()) -> Recipe:
     """
     path = _find(name_or_path, folders)
     recipe = _load(path, folders)
-    recipe._folders, recipe._compared = tuple(folders), _compared(recipe, path, folders)
+    if recipe.compare.with_:
+        recipe._folders, recipe._compared = tuple(folders), _compared(recipe, path, folders)
     return recipe
 
 

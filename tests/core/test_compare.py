@@ -14,7 +14,7 @@ from helpers import chain as helper
 from helpers.chain import posts
 from helpers.stages import table
 
-from pugc_core import changes, compare, pair_figures, storage
+from pugc_core import changes, compare, pair_figures, plots, storage
 from pugc_core.errors import RecipeError, StorageError
 from pugc_core.intervals import Estimate, share_of
 from pugc_core.pair_figures import Figure, Side
@@ -174,8 +174,9 @@ def test_nothing_in_common() -> None:
     assert {name for name, f in against.items() if f.value is None} == NOTHING_TO_MEASURE
     assert {f.value for f in against.values() if f.value is not None} == {0}
     assert found.recipes[1].figures["margin"].value is not None
-    assert ["flipped pairs: one chooses what the other rejects", "", "–"] in found.rows()
+    assert ["flipped pair", "", "–"] in found.rows()
     assert found.notes == ()
+    assert "flipped against the first" in plots.svg(plots.comparison(found))
 
 
 def test_a_side_without_a_pair_or_a_reward() -> None:
@@ -228,10 +229,10 @@ def test_how_figures_are_written() -> None:
     found = compare.compare([A, B]).rows()
     assert found[0] == ["instructions answered", "4", "4"]
     cells = {label: cells for label, *cells in found}
-    assert cells["flipped pairs: one chooses what the other rejects"] == ["", "33.3% (6.1% to 79.2%), n = 3"]
-    assert cells["margin, mean: difference"] == ["", "-0.67 (-2.00 to +1.00), n = 3"]
+    assert cells["flipped pair"] == ["", "33.3% (6.1% to 79.2%); n=3"]
+    assert cells["margin: difference"] == ["", "-0.67 (-2.00 to +1.00); n=3"]
     twin = {label: cells for label, *cells in compare.compare([A, replace(A, recipe="twin")]).rows()}
-    assert twin["margin, mean: difference"] == ["", "+0.00 (+0.00 to +0.00), n = 3"]
+    assert twin["margin: difference"] == ["", "+0.00 (+0.00 to +0.00); n=3"]
 
 
 BASE = """
