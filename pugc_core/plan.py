@@ -175,6 +175,12 @@ class Chain:
     def report(self) -> str:
         return self.workspace.report(self.name)
 
+    @cached_property
+    def compared(self) -> list[Chain]:
+        """The chains of the recipes that it is compared with. Raises RecipeError or ModelNotFound where one of them
+        cannot be loaded."""
+        return [Chain(recipe, self.workspace) for recipe in self.recipe.compared()]
+
     def model(self, name: str) -> ModelSpec:
         """The model that a node asks, or that a policy starts from: one that was trained, where an earlier round has
         made it. Raises TrainingError where that is not trained yet."""

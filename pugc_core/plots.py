@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from pugc_core.intervals import Estimate
 from pugc_core.measures import BANDS, Measures
 from pugc_core.records import Counts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from pugc_core.compare import Comparison
 
 POINTS = 3000
 """Most points of a scatter plot."""
@@ -95,6 +98,41 @@ def funnel(counted: Mapping[str, Counts]) -> Figure:
     axes[0].legend(fontsize=8)
     _label(axes[0], "rows kept and dropped", "rows")
     return figure
+
+
+def comparison(found: Comparison) -> Figure:
+    """Recipe by recipe: mean margin, mean lengths of chosen and rejected, and the share of pairs that are flipped
+    against the first recipe's. Whiskers are 95% intervals."""
+    figure, axes = _row(3, height=1.4 + 0.4 * len(found.recipes))
+    _whiskers(axes[0], found, {"margin": ("", GREEN)})
+    _label(axes[0], "margins", "chosen - rejected, mean")
+    axes[0].set_yticks(range(len(found.names)), found.names)
+    _whiskers(axes[1], found, {"chosen_tokens": ("chosen", GREEN), "rejected_tokens": ("rejected", RED)})
+    _label(axes[1], "lengths", "tokens, mean")
+    axes[1].legend(fontsize=7, loc="upper center", ncols=2)
+    _whiskers(axes[2], found, {"flipped": ("", ORANGE)})
+    _label(axes[2], "flipped against the first", "share of pairs")
+    axes[2].set_xlim(0, 1)
+    return figure
+
+
+def _whiskers(ax: Axes, found: Comparison, shown: Mapping[str, tuple[str, str]]) -> None:
+    """Figures by name, with their label and colour; a line for every recipe, from the top."""
+    for offset, (name, (label, colour)) in enumerate(shown.items()):
+        estimates = [(row, each.figures[name].value) for row, each in enumerate(found.recipes) if name in each.figures]
+        there = [(row + 0.2 * offset, value) for row, value in estimates if isinstance(value, Estimate)]
+        ax.errorbar(
+            [value.value for _, value in there],
+            [y for y, _ in there],
+            xerr=[[max(0.0, v.value - v.low) for _, v in there], [max(0.0, v.high - v.value) for _, v in there]],
+            fmt="o",
+            color=colour,
+            label=label,
+            markersize=4,
+            capsize=3,
+        )
+    ax.set_yticks(range(len(found.names)), [""] * len(found.names))
+    ax.set_ylim(len(found.names) - 0.4, -0.9)
 
 
 def _rewards(ax: Axes, measures: Measures) -> None:

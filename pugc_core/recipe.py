@@ -71,6 +71,13 @@ class MergedConfig(Config):
     """Pairs that are taken at most; the rest is dropped as `over_limit`."""
 
 
+class CompareConfig(Config):
+    """What the asset `<recipe>/comparison` and the report compare the recipe with. A fork has its own."""
+
+    with_: tuple[str, ...] = Field((), alias="with")
+    """Names of other recipes; this one is the reference."""
+
+
 class Roles(Config):
     """Which of the recipe's models plays which role."""
 
@@ -88,6 +95,8 @@ class Recipe(Config):
 
     _base: Recipe | None = PrivateAttr(None)
     _merged: Mapping[str, Recipe] = PrivateAttr(default_factory=dict)
+    _compared: tuple[Path, ...] = PrivateAttr(())
+    _folders: tuple[Path, ...] = PrivateAttr(())
     name: str = Field(pattern=r"^[a-z][a-z0-9-]*$")
     """Names the group of assets and the folder of its tables: lower-case letters, digits and dashes."""
     about: str = ""
@@ -109,6 +118,7 @@ class Recipe(Config):
     the first one's pair is taken."""
     checks: ChecksConfig = ChecksConfig()
     automation: AutomationConfig = AutomationConfig()
+    compare: CompareConfig = CompareConfig()
 
     @model_validator(mode="after")
     def _roles_have_models(self) -> Recipe:
@@ -132,6 +142,10 @@ class Recipe(Config):
         """The recipe that it extends, and shares with what both would make alike. None where it takes that one's name
         and place, or where that one is only a part of a recipe."""
         return self._base
+
+    def compared(self) -> list[Recipe]:
+        """The recipes that it is compared with, as their files say now. Raises RecipeError."""
+        return [load(str(path), self._folders) for path in self._compared]
 
     @property
     def merged(self) -> Mapping[str, Recipe]:
@@ -183,7 +197,11 @@ def load(name_or_path: str, folders: Sequence[Path] = ()) -> Recipe:
 
     Raises RecipeError that says which key of which file is wrong, what is known, and what to write instead.
     """
-    return _load(_find(name_or_path, folders), folders, ())
+    path = _find(name_or_path, folders)
+    recipe = _load(path, folders, ())
+    if recipe.compare.with_:
+        recipe._folders, recipe._compared = tuple(folders), _compared(recipe, path, folders)
+    return recipe
 
 
 def _load(path: Path, folders: Sequence[Path], merging: tuple[Path, ...]) -> Recipe:
@@ -202,8 +220,9 @@ def _load(path: Path, folders: Sequence[Path], merging: tuple[Path, ...]) -> Rec
 
 def _part(path: Path, name: str, folders: Sequence[Path], merging: tuple[Path, ...]) -> Recipe:
     """One of the recipes that the recipe in `path` merges."""
-    beside = path.parent / f"{name}.toml"
-    other = (beside if beside.is_file() else _find(name, folders)).resolve()
+    if name == path.stem:
+        raise RecipeError(f"recipe {name} merges pairs with itself", fix=f"take out [merge.{name}]")
+    other = _named(name, path.resolve(), folders).resolve()
     if other in (path.resolve(), *merging):
         chain = " -> ".join(p.stem for p in (*merging, path, other))
         raise RecipeError(f"recipe {path.stem} merges pairs with itself: {chain}", fix=f"take out [merge.{name}]")
@@ -214,6 +233,22 @@ def _part(path: Path, name: str, folders: Sequence[Path], merging: tuple[Path, .
             fix=f"merge {', '.join(found.merge)} themselves",
         )
     return found
+
+
+def _compared(recipe: Recipe, path: Path, folders: Sequence[Path]) -> tuple[Path, ...]:
+    """The files of the recipes that a recipe is compared with. They are not read here: two recipes may name each
+    other, and what is wrong with one is not wrong with the other."""
+    names, where = recipe.compare.with_, f"recipe {path}: compare.with"
+    for name in names:
+        if name == recipe.name:
+            known = ", ".join(n for n in _known(folders) if n != name)
+            raise RecipeError(f"{where} names the recipe itself, {name!r}", fix=f"name others: {known}")
+        if names.count(name) > 1:
+            raise RecipeError(f"{where} names {name!r} twice", fix="name it once")
+    try:
+        return tuple(_named(name, path.resolve(), folders) for name in names)
+    except RecipeError as err:
+        raise RecipeError(f"{where}: {err.problem}", fix=err.fix) from err
 
 
 def _extended(path: Path, folders: Sequence[Path], name: str, merging: tuple[Path, ...]) -> Recipe | None:
@@ -234,10 +269,20 @@ def _find(name_or_path: str, folders: Sequence[Path], but: Path | None = None) -
         path = folder / f"{name_or_path}.toml"
         if path.is_file() and path.resolve() != but:
             return path
-    known = sorted({*bundled(), *(p.stem for f in folders for p in f.glob("*.toml"))})
+    known = _known(folders)
     close = difflib.get_close_matches(name_or_path, known, 1)
     hint = f"did you mean {close[0]}?" if close else "name one of them, or the path of a .toml file"
     raise RecipeError(f"no recipe {name_or_path!r}; known: {', '.join(known)}", fix=hint)
+
+
+def _known(folders: Sequence[Path]) -> list[str]:
+    return sorted({*bundled(), *(path.stem for folder in folders for path in folder.glob("*.toml"))})
+
+
+def _named(name: str, path: Path, folders: Sequence[Path]) -> Path:
+    """The file of a recipe that the recipe at `path` names: beside it, or found by its name."""
+    beside = path.parent / (name if name.endswith(".toml") else f"{name}.toml")
+    return beside if beside.is_file() and beside != path else _find(name, folders, path)
 
 
 def _read(path: Path, folders: Sequence[Path], seen: tuple[Path, ...]) -> tuple[dict[str, Any], Path | None]:
@@ -256,10 +301,10 @@ def _read(path: Path, folders: Sequence[Path], seen: tuple[Path, ...]) -> tuple[
         return data, None
     if not isinstance(base, str):
         raise RecipeError(f"recipe {path}: extends = {base!r} is not the name of one recipe", fix='extends = "tiny"')
-    beside = path.parent / (base if base.endswith(".toml") else f"{base}.toml")
-    base_path = beside if beside.is_file() and beside != path else _find(base, folders, path)
+    base_path = _named(base, path, folders)
     below, _ = _read(base_path, folders, (*seen, path))
-    below.pop("about", None)  # a base's name and sentence are its own
+    for own in ("about", "compare"):  # a base's sentence is its own, and the fork may be what it is compared with
+        below.pop(own, None)
     return _merge(below, {"name": path.stem, **data}), base_path
 
 

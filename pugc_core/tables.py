@@ -201,7 +201,7 @@ class Store:
         try:
             data = pa.BufferReader(storage.read(path))
             older = not wanted.keys() <= set(pq.read_schema(data).names)
-            arrow = pq.read_table(data, page_checksum_verification=True, columns=None if older else columns)
+            arrow = pq.read_table(data, page_checksum_verification=True, columns=None if older else list(wanted))
             frame = pl.DataFrame(arrow.replace_schema_metadata(None))
             if older:
                 # A name that was damaged looks like a column that is not there; but the rows are those that were made.

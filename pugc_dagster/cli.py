@@ -214,6 +214,19 @@ def refresh(recipe: str | None, shards: tuple[str, ...], as_json: bool) -> None:
     _exit_for_failed(chosen, {shard for whys in before.stages.values() for shard in whys})
 
 
+@main.command()
+@click.argument("recipes", nargs=-1, metavar="A B...")
+@_json_option
+def compare(recipes: tuple[str, ...], as_json: bool) -> None:
+    """Pairs and rewards of two or more recipes side by side; the first is the one that the others are compared with."""
+    from pugc_core import compare
+    from pugc_dagster import console
+
+    if len(recipes) < 2:
+        raise click.UsageError("name at least two recipes")
+    console.comparison(compare.of([_load(name) for name in recipes]), as_json=as_json)
+
+
 @main.group()
 def show() -> None:
     """Show one thing and all behind it."""

@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pugc_core import exports, provenance, runs, storage, summary, talk
+from pugc_core.compare import Comparison
 from pugc_core.errors import RecipeError, StorageError
 from pugc_core.measures import cut_off_share
 from pugc_core.models import Price
@@ -239,6 +240,21 @@ def stale(chain: Chain, found: Survey, *, as_json: bool, named: bool = False) ->
             _out.print(plain(f"{stage}, {why}: {', '.join(shards)}"), soft_wrap=True, markup=False)
     if any(found.outdated(stage) for stage in found.stages):
         _out.print(f"mend it with: pugc refresh --recipe {chain.name}")
+
+
+def comparison(found: Comparison, *, as_json: bool) -> None:
+    """Print recipes side by side."""
+    if as_json:
+        click.echo(json.dumps(found.plain(), indent=2))
+        return
+    table = Table("", title=f"compared with {found.names[0]}; 95% intervals", title_justify="left")
+    for name in found.names:
+        table.add_column(name, justify="right")
+    for row in found.rows():
+        table.add_row(*row)
+    _out.print(table)
+    for note in found.notes:
+        _out.print(plain(note), soft_wrap=True, markup=False)
 
 
 def pair(chain: Chain, pair_id: str, *, as_json: bool) -> None:

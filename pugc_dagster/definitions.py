@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,7 @@ from pugc_dagster.io import ShardTables
 from pugc_dagster.keys import key
 from pugc_dagster.project import data_root, recipe_folders
 from pugc_dagster.resources import EnginesResource, LedgerResource, WorkspaceResource
-from pugc_dagster.stages import dataset, policy, report
+from pugc_dagster.stages import comparison, dataset, policy, report
 from pugc_dagster.stages.base import stage_asset
 
 log = logging.getLogger("pugc")
@@ -54,6 +55,10 @@ def _load_all() -> tuple[list[Chain], dict[str, PugcError]]:
             broken[Path(name).stem] = err
             continue
         loaded[chain.name] = chain
+    for chain in list(loaded.values()):
+        with contextlib.suppress(PugcError):  # the comparison says what is wrong when it is materialized
+            for other in chain.compared:
+                loaded.setdefault(other.name, other)  # a bundled one that is not used yet
     return list(loaded.values()), broken
 
 
@@ -92,6 +97,8 @@ def assets_of(chosen: Sequence[Chain]) -> list[dg.AssetsDefinition]:
                 made[asset] = _asset(chain.owner(name), name)
         if chain in chosen:
             made[key(chain, "report")] = report.asset(chain)
+            if chain.recipe.compare.with_:
+                made[key(chain, "comparison")] = comparison.asset(chain)
     return list(made.values())
 
 

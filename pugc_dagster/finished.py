@@ -19,7 +19,7 @@ from pathlib import Path
 
 from pugc_core import exports, runs, storage
 from pugc_core.config import digest
-from pugc_core.errors import StorageError
+from pugc_core.errors import PugcError, StorageError
 from pugc_core.plan import Chain
 from pugc_core.records import ALL
 from pugc_core.stages import POLICY, REPORT
@@ -103,6 +103,8 @@ def _state(chain: Chain) -> str:
         *(storage.join(chain.dataset, *view.split()) for view in exports.VIEWS),
         *(chain.folder(name) for name, node in chain.nodes.items() if node.objective),
     ]
+    with contextlib.suppress(PugcError):  # the report says what is wrong with one
+        folders += [storage.join(c.workspace.store.root, c.tables.owner("pairs"), "pairs") for c in chain.compared]
     reports, _, report = chain.report.rpartition("/")
     files = {folder: storage.signatures(folder) for folder in folders}
     shown = storage.signatures(reports).get(report)

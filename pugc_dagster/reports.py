@@ -17,8 +17,8 @@ import polars as pl
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from pugc_core import dropped, plots, provenance, runs, storage, summary, talk
-from pugc_core.errors import StorageError
+from pugc_core import compare, dropped, plots, provenance, runs, storage, summary, talk
+from pugc_core.errors import PugcError, StorageError
 from pugc_core.measures import cut_off_share
 from pugc_core.plan import Chain
 
@@ -133,6 +133,7 @@ def _content(chain: Chain) -> dict[str, Any]:
         "whole": whole,
         "left_out": min(WHOLE, kept.height) - len(whole),
         "policies": {objective: record for objective, record in policies.items() if record},
+        "comparison": _comparison(chain),
         "samples": {objective: talk.samples(chain.policy(objective)) for objective in policies},
         "pictures": _pictures(chain, kept, judged, counted, policies, shards),
     }
@@ -165,6 +166,18 @@ def _whole(chain: Chain, pairs: pl.DataFrame) -> list[dict[str, Any]]:
             behind["asked"] = provenance.asked(chain, behind)
             found.append(behind)
     return found
+
+
+def _comparison(chain: Chain) -> dict[str, Any] | None:
+    """The comparison that the recipe asks for, or why there is none; None where it asks for none."""
+    if not chain.recipe.compare.with_:
+        return None
+    try:
+        found = compare.of([chain, *chain.compared])
+    except PugcError as err:
+        return {"error": err.line}
+    picture = Markup(plots.svg(plots.comparison(found)))
+    return {"error": "", "names": found.names, "rows": found.rows(), "notes": found.notes, "picture": picture}
 
 
 def _pictures(

@@ -77,6 +77,7 @@ KNOBS: Mapping[str, tuple[str, ...]] = {
     "[roles]\ninstructor = 'judge'": ("instructions",),
     "[checks]\nmin_parse_rate = 0.5": (),
     "[automation]\nmin_new_pairs = 7": (),
+    "[compare]\nwith = ['tiny']": (),
 }
 """A change, and the nodes that read what it changes."""
 
