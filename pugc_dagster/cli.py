@@ -185,6 +185,18 @@ def status(recipe: str | None, as_json: bool) -> None:
 
 
 @main.command()
+@click.option("--all", "every", is_flag=True, help="The bundled ones too that nobody has used.")
+@_json_option
+def recipes(every: bool, as_json: bool) -> None:
+    """The recipes as a tree: what each shares with the one it extends, what it owns, and what it would still ask."""
+    from pugc_core.family import tree
+    from pugc_dagster import listing, shown
+
+    chains, broken = shown.load_all(every=every)
+    listing.recipes(tree(chains), broken, as_json=as_json)
+
+
+@main.command()
 @_recipe_option
 @click.option("--shards", "named", is_flag=True, help="Name the shards, by stage and reason.")
 @_json_option

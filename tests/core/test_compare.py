@@ -24,7 +24,6 @@ from pugc_core.records import Counts
 from pugc_core.stages import STAGES
 from pugc_core.summary import rows
 from pugc_core.tables import Tables
-from pugc_core.workspace import Workspace
 
 PairRow = tuple[str, str | None, str | None, float | None, int | None, int | None]
 """Instruction number, chosen, rejected, margin, tokens of both; None for an instruction without a pair."""

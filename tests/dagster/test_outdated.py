@@ -88,9 +88,9 @@ def test_storage_that_is_away_hides_nothing_else(
 
     with monkeypatch.context() as patch:
         patch.setattr(Store, "shards", away)
-        patch.setattr(definitions.storage, "exists", away)
+        patch.setattr(shown.storage, "exists", away)
         assert outdated_.look([Chain(recipe(), execute.workspace())]) == {}
-        found, broken = definitions._load_all()
+        found, broken = definitions.load_all()
         assert {r.name for r in found} == {"tiny", "scripted"}
         assert broken == {}
     assert caplog.text.count("the bucket does not answer") >= 2
