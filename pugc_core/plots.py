@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from pugc_core.intervals import Estimate
-from pugc_core.measures import BANDS, Measures
+from pugc_core.measures import BANDS, Measures, banded
 from pugc_core.records import Counts
 
 if TYPE_CHECKING:
@@ -52,19 +52,20 @@ def curves(curve: Sequence[Mapping[str, float]], title: str) -> Figure:
 
 
 def dataset(pairs: pl.DataFrame, rewards: Measures) -> Figure:
-    """Rewards of all responses, margins of the pairs, and lengths of chosen against rejected. `pairs` is a data set."""
+    """Rewards, margins of the pairs, and lengths of chosen against rejected. `pairs` is a data set. The rewards are of
+    all responses, or of the pairs' where `rewards` has no bands."""
     figure, axes = _row(3)
-    _rewards(axes[0], rewards)
     kept = pairs.filter("keep")
+    _rewards(axes[0], rewards, pl.concat([kept["chosen_reward"], kept["rejected_reward"]]))
     _margins(axes[1], kept)
     _lengths(axes[2], kept)
     return figure
 
 
-def rewards(measures: Measures) -> Figure:
-    """Distribution of the rewards, and how far the votes on one response agree."""
+def rewards(measures: Measures, values: pl.Series) -> Figure:
+    """Distribution of the rewards, and how many votes a response has. `values` are the rewards."""
     figure, axes = _row(2)
-    _rewards(axes[0], measures)
+    _rewards(axes[0], measures, values)
     votes = {int(name[6:]): n for name, n in measures.items() if name.startswith("votes_")}
     axes[1].bar([str(n) for n in sorted(votes)], [votes[n] for n in sorted(votes)], color=BLUE)
     _label(axes[1], "valid votes per response", "votes")
@@ -135,7 +136,11 @@ def _whiskers(ax: Axes, found: Comparison, shown: Mapping[str, tuple[str, str]])
     ax.set_ylim(len(found.names) - 0.4, -0.9)
 
 
-def _rewards(ax: Axes, measures: Measures) -> None:
+def _rewards(ax: Axes, measures: Measures, values: pl.Series) -> None:
+    if not banded(measures):
+        ax.hist(values.drop_nulls().to_list(), bins=30, color=BLUE)
+        _label(ax, "rewards", "score of the reward model")
+        return
     untied = [measures.get(f"untied_{low:.1f}", 0) for low in BANDS]
     tied = [measures.get(f"tied_{low:.1f}", 0) for low in BANDS]
     ax.bar(BANDS, untied, width=0.45, align="edge", color=BLUE, label="some differ")
@@ -145,7 +150,8 @@ def _rewards(ax: Axes, measures: Measures) -> None:
 
 
 def _margins(ax: Axes, kept: pl.DataFrame) -> None:
-    ax.hist(kept["margin"].to_list(), bins=16, range=(0, 4), color=GREEN)
+    margins = kept["margin"].to_list()
+    ax.hist(margins, bins=16, range=(0, max([4, *margins])), color=GREEN)
     _label(ax, "margins of the pairs", "chosen - rejected")
 
 

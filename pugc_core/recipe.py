@@ -28,6 +28,7 @@ from pugc_core.stages.quality import Quality, QualityConfig
 from pugc_core.stages.relevance import Relevance, RelevanceConfig
 from pugc_core.stages.responses import Responses, ResponsesConfig
 from pugc_core.stages.rewards import Rewards, RewardsConfig
+from pugc_core.stages.scores import Scores
 from pugc_core.stages.ugc import Ugc, UgcConfig
 from pugc_core.training.config import TrainingConfig
 
@@ -125,6 +126,8 @@ class Recipe(Config):
         for role, model in self.roles:
             if model not in self.models:
                 raise ValueError(f"roles.{role} = {model!r} is not among the models: {', '.join(sorted(self.models))}")
+            if self.models[model].kind == "classifier" and role != "reward_judge":
+                raise ValueError(f"roles.{role} = {model!r} is a classifier, which can only be the reward_judge")
         return self
 
     @model_validator(mode="after")
@@ -172,13 +175,14 @@ class Recipe(Config):
             return model.identity, model.max_model_len
 
         responses = Responses(self.responses, *asked("policy"))
+        rewards = Scores if self.model("reward_judge").kind == "classifier" else Rewards
         stages: Sequence[Stage] = (
             Ugc(self.ugc, path_of),
             Quality(self.quality, *asked("quality_judge")),
             Instructions(self.instructions, *asked("instructor")),
             Relevance(self.relevance, *asked("relevance_judge")),
             responses,
-            Rewards(self.rewards, *asked("reward_judge")),
+            rewards(self.rewards, *asked("reward_judge")),
             Pairs(self.pairs),
             Dataset(self.dataset, responses.prompt, self.ugc.near_duplicates, self.ugc.similarity),
         )

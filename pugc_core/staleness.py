@@ -27,6 +27,7 @@ PARTS = {
     "context": "model's context",
     "sampling": "sampling parameters",
     "votes": "number of votes",
+    "judge": "kind of judge",
     "threshold": "threshold",
     "margin": "smallest margin",
     "ties": "rule for ties",

@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from pugc_core.errors import StorageError
-from pugc_core.measures import BANDS, Measures, moments, parse_rate, total
+from pugc_core.measures import BANDS, Measures, banded, moments, parse_rate, total
 from pugc_core.records import ALL, NOTHING, Counts
 from pugc_core.stages import of_node
 from pugc_core.tables import Tables
@@ -50,7 +50,7 @@ class RewardShape:
     mean: float
     std: float
     histogram: Mapping[str, int]
-    """responses per band of reward: "1.0-1.5", ..."""
+    """responses per band of reward: "1.0-1.5", ...; empty for a classifier's scores, which have no common scale"""
     untied: Mapping[str, int]
     """the same without the responses to instructions whose responses all tied"""
     parse_rate: float
@@ -62,7 +62,7 @@ class RewardShape:
     tied: int
     """those whose responses all have the same reward"""
     fullest: float
-    """share of the rewards in the band that has most of them"""
+    """share of the rewards in the band that has most of them; 0 where there are no bands"""
 
 
 def reward_shape(measured: Measures) -> RewardShape | None:
@@ -70,8 +70,9 @@ def reward_shape(measured: Measures) -> RewardShape | None:
     rewards = moments(measured, "reward")
     if rewards is None:
         return None
-    untied = {f"{low:.1f}-{low + 0.5:.1f}": int(measured.get(f"untied_{low:.1f}", 0)) for low in BANDS}
-    tied = {f"{low:.1f}-{low + 0.5:.1f}": int(measured.get(f"tied_{low:.1f}", 0)) for low in BANDS}
+    bands = BANDS if banded(measured) else ()
+    untied = {f"{low:.1f}-{low + 0.5:.1f}": int(measured.get(f"untied_{low:.1f}", 0)) for low in bands}
+    tied = {f"{low:.1f}-{low + 0.5:.1f}": int(measured.get(f"tied_{low:.1f}", 0)) for low in bands}
     histogram = {band: untied[band] + tied[band] for band in untied}
     instructions, all_tied = int(measured["instructions"]), int(measured.get("tied", 0))
     return RewardShape(
@@ -84,7 +85,7 @@ def reward_shape(measured: Measures) -> RewardShape | None:
         all_tied / instructions,
         instructions,
         all_tied,
-        max(histogram.values()) / rewards.n,
+        max(histogram.values(), default=0) / rewards.n,
     )
 
 

@@ -271,12 +271,15 @@ def pair(chain: Chain, pair_id: str, *, as_json: bool) -> None:
     marks = {this["chosen_response_id"]: ("chosen", "green"), this["rejected_response_id"]: ("rejected", "red")}
     for response in behind["responses"]:
         mark, colour = marks.get(response["response_id"], ("", "dim"))
-        votes = ", ".join("-" if v["score"] is None else str(v["score"]) for v in response["votes"] or [])
+        scores = [v["score"] for v in response["votes"] or []]
         reward = "none" if response["reward"] is None else f"{response['reward']:.2f}"
-        title = f"{mark or 'response'} {response['draw']}: reward {reward} of votes {votes}"
+        title = f"{mark or 'response'} {response['draw']}: reward {reward}"
+        voted = response["reward"] is None or any(score is not None for score in scores)  # not a classifier's
+        if voted:
+            title += f" of votes {', '.join('-' if score is None else str(score) for score in scores)}"
         if mark:
             feedback = next((v["feedback"] for v in response["votes"] or [] if v["score"] is not None), "")
-            _panel(title, f"{response['text']}\n\nfirst vote: {feedback}", colour)
+            _panel(title, response["text"] + (f"\n\nfirst vote: {feedback}" if voted else ""), colour)
         else:
             _out.print(plain(f"  {title}"), style=colour, markup=False)
     for stage, made in asked.items():

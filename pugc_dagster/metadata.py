@@ -90,15 +90,17 @@ def sample(chain: Chain, stage: str, frame: pl.DataFrame) -> dict[str, Any]:
 
 
 def distribution(shape: summary.RewardShape) -> str:
-    """Rewards in bands: of all responses, and without those to instructions whose responses all tied."""
-    most = max(*shape.histogram.values(), 1)
+    """Rewards in bands, where they have any: of all responses, and without those to instructions whose responses all
+    tied."""
+    most = max([*shape.histogram.values(), 1])
     rows = [[band, str(n), str(shape.untied[band]), "█" * round(20 * n / most)] for band, n in shape.histogram.items()]
+    fullest = f"; the fullest band has {shape.fullest:.1%}" if rows else ""
     head = (
         f"{shape.responses} responses, mean {shape.mean:.2f}, standard deviation {shape.std:.2f}; "
-        f"{shape.parse_rate:.1%} of the votes parsed; all responses tied for {shape.all_tied:.1%} of the instructions; "
-        f"the fullest band has {shape.fullest:.1%}"
+        f"{shape.parse_rate:.1%} of the votes parsed; all responses tied for {shape.all_tied:.1%} of the instructions"
+        f"{fullest}"
     )
-    return f"{head}\n\n{table(['reward', 'responses', 'without ties', ''], rows)}"
+    return f"{head}\n\n{table(['reward', 'responses', 'without ties', ''], rows)}" if rows else head
 
 
 def pairs_side_by_side(recipe: str, pairs: Sequence[Mapping[str, Any]]) -> str:

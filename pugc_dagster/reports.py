@@ -19,7 +19,7 @@ from markupsafe import Markup
 
 from pugc_core import compare, dropped, plots, provenance, runs, storage, summary, talk
 from pugc_core.errors import PugcError, StorageError
-from pugc_core.measures import cut_off_share
+from pugc_core.measures import banded, cut_off_share
 from pugc_core.plan import Chain
 
 LISTED = 2000
@@ -190,8 +190,10 @@ def _pictures(
 ) -> dict[str, Markup]:
     figures = {"funnel": plots.funnel(counted)}
     if judged:
-        spreads = summary.rows(chain.tables, "rewards", shards)["spread"]
-        figures |= {"rewards": plots.rewards(judged), "agreement": plots.agreement(spreads)}
+        votes = summary.rows(chain.tables, "rewards", shards)
+        figures["rewards"] = plots.rewards(judged, votes["reward"])
+        if banded(judged):  # a classifier's one score agrees with itself
+            figures["agreement"] = plots.agreement(votes["spread"])
     if kept.height:
         figures["pairs"] = plots.pairs(kept)
     for objective, record in policies.items():

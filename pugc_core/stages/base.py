@@ -20,7 +20,7 @@ from typing import Any, ClassVar, NamedTuple
 import polars as pl
 
 from pugc_core.config import digest
-from pugc_core.engines.base import Generation, Refusal, Request
+from pugc_core.engines.base import Generation, Refusal, Request, Sampling
 from pugc_core.measures import Measures
 from pugc_core.prompts import base as prompts
 from pugc_core.records import Table
@@ -176,7 +176,7 @@ class Asking(Stage):
             "parser": str(self.contract.PARSER_VERSION),
             "model": self.model,
             "context": str(self.context),
-            "sampling": digest(self.config.sampling.canonical),
+            "sampling": digest(self.sampling.canonical),
             **self.knobs,
         }
 
@@ -184,6 +184,12 @@ class Asking(Stage):
     def knobs(self) -> Mapping[str, str]:
         """Parts of the fingerprint that only this stage has."""
         return {}
+
+    @property
+    def sampling(self) -> Sampling:
+        """How its answers are drawn."""
+        sampling: Sampling = self.config.sampling
+        return sampling
 
     @abstractmethod
     def rows(self, inputs: Inputs) -> pl.DataFrame:
@@ -198,7 +204,7 @@ class Asking(Stage):
         """What is asked about a row of `rows`."""
         messages = self.prompt.render({slot: row[slot] for slot in self.prompt.slots})
         chosen = self.draws if draws is None else tuple(draws)
-        return Request(self.asked or self.model, messages, self.config.sampling, chosen)
+        return Request(self.asked or self.model, messages, self.sampling, chosen)
 
     def requests(self, inputs: Inputs) -> Iterator[tuple[Mapping[str, Any], Request]]:
         """Every row with its request."""

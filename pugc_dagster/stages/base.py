@@ -23,6 +23,7 @@ from pugc_core.plan import Chain
 from pugc_core.progress import Reporter
 from pugc_core.records import ALL
 from pugc_core.stages import of_node
+from pugc_core.stages.rewards import Rewards
 from pugc_core.staleness import survey
 from pugc_core.tables import Footer, Loaded
 from pugc_dagster import checks, events, metadata
@@ -148,8 +149,9 @@ class Seen:
 
     def checked(self, stage: str, footers: Mapping[str, Footer], made: Sequence[str]) -> Checked:
         """What checks look at: a stage's tables of this run."""
-        recipe = self.chain.recipe
-        return Checked(self.chain.tables, stage, footers, made, recipe.checks, recipe.rewards.n)
+        rewards = self.chain.stages["rewards"]
+        assert isinstance(rewards, Rewards)
+        return Checked(self.chain.tables, stage, footers, made, self.chain.recipe.checks, len(rewards.draws))
 
     def check_results(self) -> Iterator[dg.AssetCheckResult]:
         name = self.name
