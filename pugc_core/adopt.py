@@ -8,7 +8,7 @@ import contextlib
 
 from pugc_core import storage
 from pugc_core.errors import StorageError
-from pugc_core.plan import POLICY, Chain
+from pugc_core.plan import Chain
 from pugc_core.tables import Footer
 from pugc_core.training import lineage
 
@@ -20,7 +20,7 @@ def adopt(chain: Chain) -> list[str]:
     the same at the same time.
     """
     shared = [name for name in chain.nodes if not chain.owns(name)]
-    return [name for name in shared if (_policy if name.startswith(POLICY) else _tables)(chain, name)]
+    return [name for name in shared if (_tables if name in chain.stages else _policy)(chain, name)]
 
 
 def _tables(chain: Chain, name: str) -> bool:
@@ -49,11 +49,10 @@ def _current(chain: Chain, name: str, recipe: str, shard: str) -> int:
 
 
 def _policy(chain: Chain, name: str) -> bool:
-    objective = name.removeprefix(POLICY)
-    folder = chain.workspace.policy(chain.name, objective)
+    folder = chain.workspace.policy(chain.name, name.rpartition("/")[2])
     if lineage.recorded(folder) is None:
         return False
-    return _folder(folder, chain.policy(objective))
+    return _folder(folder, chain.folder(name))
 
 
 def _folder(folder: str, target: str) -> bool:

@@ -51,12 +51,12 @@ class DatasetCard:
 {self.sizes["train"]} pairs to train on, {self.sizes["test"]} held out. Fingerprint `{self.fingerprint}`.
 
 Made as in "Aligning Large Language Models with Implicit Preferences from User-Generated Content" (arXiv 2506.04463):
-a post is read for the question it answers, a policy answers the question several times, and a judge scores the answers
-with the post as reference; the best and the worst form a pair. Nobody labelled anything. `prompt`, `chosen` and
-`rejected` are conversational messages as TRL reads them; ids lead back to post, instruction and responses. Where
-`chosen_cut_off` or `rejected_cut_off` is true the answer was cut off: no end of sequence belongs after it.
-`load_dataset(path, "unpaired")` has one answer per row with a label, `load_dataset(path, "reward")` whole conversations
-and the margin.
+a post is read for the question it answers, a policy answers the question several times, and a judge scores the answers,
+with the post as reference where its prompt shows it; the best and the worst form a pair. Nobody labelled anything.
+`prompt`, `chosen` and `rejected` are conversational messages as TRL reads them; ids lead back to post, instruction and
+responses. Where `chosen_cut_off` or `rejected_cut_off` is true the answer was cut off: no end of sequence belongs after
+it. `load_dataset(path, "unpaired")` has one answer per row with a label, `load_dataset(path, "reward")` whole
+conversations and the margin.
 
 The split goes by groups: posts of one thread or title, near-duplicate posts, and posts with near-duplicate questions
 stand on one side. There are {len(self.groups)} groups, the largest with {largest} of the pairs.

@@ -58,17 +58,25 @@ class Change:
         )
 
 
+def matched(before: pl.DataFrame, after: pl.DataFrame) -> pl.DataFrame:
+    """The instructions that have a pair in both of two tables `pairs`: the columns of `before`, those of `after` with
+    `_now` behind their names, and `outcome`, which is "same", "flipped" or "other" (see Change)."""
+    both = before.filter("keep").join(after.filter("keep"), on="instruction_id", suffix="_now", maintain_order="left")
+    chosen, rejected = pl.col("chosen_response_id"), pl.col("rejected_response_id")
+    chosen_now, rejected_now = pl.col("chosen_response_id_now"), pl.col("rejected_response_id_now")
+    return both.with_columns(
+        outcome=pl.when((chosen == rejected_now) | (rejected == chosen_now))
+        .then(pl.lit("flipped"))
+        .when((chosen == chosen_now) & (rejected == rejected_now))
+        .then(pl.lit("same"))
+        .otherwise(pl.lit("other"))
+    )
+
+
 def compare(before: pl.DataFrame, after: pl.DataFrame) -> Change:
     """Two tables `pairs` of the same shard."""
-    was, now = before.filter("keep"), after.filter("keep")
-    both = was.join(now, on="instruction_id", suffix="_now", maintain_order="left")
-    same = (pl.col("chosen_response_id") == pl.col("chosen_response_id_now")) & (
-        pl.col("rejected_response_id") == pl.col("rejected_response_id_now")
-    )
-    turned = (pl.col("chosen_response_id") == pl.col("rejected_response_id_now")) | (
-        pl.col("rejected_response_id") == pl.col("chosen_response_id_now")
-    )
-    flipped = both.filter(turned)
+    both = matched(before, after)
+    flipped = both.filter(outcome="flipped")
     columns = [pl.col("instruction"), pl.col("pair_id_now").alias("pair_id")]
     columns += [
         pl.col(f"{name}{suffix}").alias(f"{name}_{when}")
@@ -78,9 +86,9 @@ def compare(before: pl.DataFrame, after: pl.DataFrame) -> Change:
     return Change(
         both.height,
         flipped.height,
-        both.filter(~turned & ~same).height,
-        now.height - both.height,
-        was.height - both.height,
+        both.filter(outcome="other").height,
+        after.filter("keep").height - both.height,
+        before.filter("keep").height - both.height,
         float(both["margin"].sum()),
         float(both["margin_now"].sum()),
         tuple(flipped.select(columns).head(EXAMPLES).to_dicts()),

@@ -12,7 +12,7 @@ from pydantic import Field
 from pugc_core.config import Config
 from pugc_core.errors import CheckFailed, StorageError
 from pugc_core.measures import Measures, parse_rate, total
-from pugc_core.stages import STAGES
+from pugc_core.stages import STAGES, of_node
 from pugc_core.stages.base import Stage
 from pugc_core.states import states
 from pugc_core.tables import Footer, Tables
@@ -64,7 +64,7 @@ class Checked:
 
     def rows(self, wanted: pl.Expr) -> tuple[str, ...]:
         """Shard and id of the first rows for which `wanted` holds. Only the columns that it needs are read."""
-        key = STAGES[self.stage].table.key
+        key = of_node(self.stage).table.key
         columns = list(dict.fromkeys([key, *wanted.meta.root_names()]))
         found: list[str] = []
         for shard in self.footers:
@@ -77,7 +77,7 @@ class Checked:
 
 def schema(tables: Checked) -> Result:
     """The columns on disk are those of the stage's table."""
-    wanted = list(STAGES[tables.stage].table.columns)
+    wanted = list(of_node(tables.stage).table.columns)
     wrong = [shard for shard in tables.footers if tables.all.columns(tables.stage, shard) != wanted]
     return Result("schema", not wrong, _of(wrong, tables.footers, "have other columns"), tuple(wrong[:NAMED]))
 
@@ -85,12 +85,13 @@ def schema(tables: Checked) -> Result:
 def counts(tables: Checked) -> Result:
     """in = kept + dropped with a reason; and what a stage takes in is what the stage before it kept."""
     wrong = [s for s, f in tables.footers.items() if f.rows_in != f.kept + sum(f.dropped.values())]
-    stage = STAGES[tables.stage]
+    stage = of_node(tables.stage)
     for shard, footer in tables.footers.items() if stage.row_for_row else ():
         if footer.failed:  # of which another check tells
             continue
         before = _before(footer, stage)
-        source = _footer(tables, before, shard)
+        around = tables.stage.rpartition("/")[0]
+        source = _footer(tables, f"{around}/{before}".lstrip("/"), shard)
         # An older table is the business of `up_to_date`.
         if source and source.content == footer.inputs.get(before) and source.kept != footer.rows_in:
             wrong.append(shard)
@@ -99,7 +100,7 @@ def counts(tables: Checked) -> Result:
 
 def unique_ids(tables: Checked) -> Result:
     """No two kept rows of a table have the same id."""
-    key = STAGES[tables.stage].table.key
+    key = of_node(tables.stage).table.key
     rows = tables.rows(pl.col("keep") & pl.col(key).is_duplicated().over("keep"))
     return Result("unique_ids", not rows, "an id is there twice" if rows else "every id is there once", rows)
 
@@ -110,7 +111,7 @@ def parsed(tables: Checked) -> Result:
     if rate is None or rate >= floor:
         shown = "nothing was asked" if rate is None else f"{rate:.1%} of the answers parsed"
         return Result("parse_rate", True, shown)
-    rows = tables.rows(STAGES[tables.stage].unread())
+    rows = tables.rows(of_node(tables.stage).unread())
     words = f"{rate:.1%} of the answers parsed, fewer than {floor:.0%}"
     if voteless := int(tables.measures.get("voteless", 0)):
         words += f"; {voteless} responses have no valid vote in their first draws and were not asked about again"
@@ -141,8 +142,11 @@ def one_state(tables: Checked) -> Result:
     """All shards of the data set were made with the same prompts, models, parameters and code."""
     inputs = [name for footer in tables.footers.values() for name in footer.inputs]
     # Before the data set is made, the pairs that it would be made of are looked at.
-    shards = tables.footers.keys() if tables.stage == "pairs" else [n.removeprefix("pairs/") for n in inputs]
-    found = states(tables.all, shards)
+    noun = of_node(tables.stage).name
+    shards = tables.footers.keys() if noun == "pairs" else [n.removeprefix("pairs/") for n in inputs]
+    if any("@" in name for name in inputs):  # merged from several recipes, whose pairs were looked at one by one
+        return Result("one_state", True, "each recipe's shards were made in the same way")
+    found = states(tables.all, shards, tables.stage.removesuffix(noun))
     if not found.differences:
         return Result("one_state", True, f"{len(found.of)} shards were made in the same way")
     if tables.config.mixed_shards:
@@ -152,7 +156,7 @@ def one_state(tables: Checked) -> Result:
 
 def drift(tables: Checked) -> Result:
     """No shard differs much from the one before it: in the share kept, or in the mean of what its stage measures."""
-    quantity = STAGES[tables.stage].quantity
+    quantity = of_node(tables.stage).quantity
     names = sorted(tables.all.shards(tables.stage))
     found = []
     for shard in sorted(tables.made):
@@ -181,9 +185,8 @@ def _footer(tables: Checked, stage: str, shard: str) -> Footer | None:
 
 def _before(footer: Footer, stage: type[Stage]) -> str:
     """The table whose kept rows are a table's rows: the last filter's, or that of the stage it comes after."""
-    gates = [name for name in footer.inputs if STAGES[name].filters and STAGES[name].after == stage.after]
-    order = list(STAGES)
-    return max(gates, key=order.index) if gates else str(stage.after)
+    filters = [name for name, other in STAGES.items() if other.filters and other.after == stage.after]
+    return next((name for name in reversed(filters) if name in footer.inputs), str(stage.after))
 
 
 def _share_difference(a: Footer, b: Footer) -> float:
@@ -247,5 +250,5 @@ def refuse_mixture(tables: Checked) -> None:
 
 def of(stage: str) -> tuple[str, ...]:
     """The checks of a stage, by name."""
-    asked = STAGES[stage]
+    asked = of_node(stage)
     return ("schema", "counts", "unique_ids", *asked.checks, *(["drift"] if asked.sharded else []))

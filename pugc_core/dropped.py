@@ -10,7 +10,7 @@ import polars as pl
 
 from pugc_core.errors import StorageError
 from pugc_core.records import ALL
-from pugc_core.stages import STAGES
+from pugc_core.stages import of_node
 from pugc_core.tables import Tables
 
 
@@ -19,7 +19,7 @@ def sample(tables: Tables, shards: Iterable[str], each: int) -> list[dict[str, A
     reason that occurs. Tables are read only as far as that needs."""
     wanted = set(shards)
     found: list[dict[str, Any]] = []
-    for stage in tables.stages:
+    for stage in tables.names:
         taken: Counter[str] = Counter()
         for shard, footer in tables.footers(stage).items():
             there = shard in wanted or shard == ALL
@@ -32,7 +32,7 @@ def sample(tables: Tables, shards: Iterable[str], each: int) -> list[dict[str, A
 
 
 def _rows(tables: Tables, stage: str, shard: str) -> list[dict[str, Any]]:
-    shown = STAGES[stage].dropped
+    shown = of_node(stage).dropped
     try:
         frame = tables.read(stage, shard).filter(~pl.col("keep"))
         if shown.table and shown.by:
@@ -45,7 +45,7 @@ def _rows(tables: Tables, stage: str, shard: str) -> list[dict[str, Any]]:
             "stage": stage,
             "shard": row.get("shard") or shard,
             "reason": row["drop_reason"],
-            "id": row[STAGES[stage].table.key],
+            "id": row[of_node(stage).table.key],
             "text": _text(row[shown.text]),
             "note": _text(row[shown.note]) if shown.note else "",
         }

@@ -43,6 +43,11 @@ def moments(measures: Measures, name: str) -> Moments | None:
     return Moments(int(n), mean, math.sqrt(max(0.0, measures.get(f"{name}_squares", 0) / n - mean * mean)))
 
 
+def banded(measures: Measures) -> bool:
+    """Whether rewards were counted in bands: those of votes from 1 to 5 are, a classifier's scores are not."""
+    return any(name.startswith(("tied_", "untied_")) for name in measures)
+
+
 def parse_rate(measures: Measures) -> float | None:
     """Share of the model's answers that parsed; None where none was wanted."""
     answers = measures.get("answers", 0)

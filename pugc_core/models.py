@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from pugc_core import urls
 from pugc_core.config import Config, digest
@@ -37,6 +37,7 @@ HARMLESS = frozenset(
 """Options that leave the answers as they are, up to rounding. Every other option is taken to shape them."""
 
 EngineName = Literal["auto", "vllm", "transformers", "endpoint", "scripted"]
+Kind = Literal["chat", "classifier"]
 
 
 class Price(Config):
@@ -61,6 +62,10 @@ class ModelSpec(Config):
     adapter: str | None = None
     """Folder with a LoRA adapter to put on the model, as peft saves it, or `pugc/roles` for the bundled one. Local
     engines only: a server is asked for an adapter by the adapter's name, as `id`."""
+    kind: Kind = "chat"
+    """`chat` answers in words. `classifier` is a reward model with a sequence-classification head: it reads a
+    conversation and gives one number. It can only be the `reward_judge`, runs on vllm or transformers, and takes no
+    adapter."""
     engine: EngineName = "auto"
     """`auto` takes endpoint where `base_urls` is set, else vllm where it is installed, else transformers."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -83,6 +88,17 @@ class ModelSpec(Config):
     options: dict[str, Any] = Field(default_factory=dict)
     """Passed on to the engine as they are, such as `tensor_parallel_size` for vLLM. Part of the identity, but for those
     known to leave the answers as they are (`HARMLESS`)."""
+
+    @model_validator(mode="after")
+    def _classifiers_are_local(self) -> ModelSpec:
+        if self.kind == "classifier" and self.remote:
+            raise ValueError(
+                "a classifier runs on vllm or transformers: servers have no common route for its scores; "
+                'remove base_urls and engine = "endpoint"'
+            )
+        if self.kind == "classifier" and self.adapter:
+            raise ValueError("a classifier takes no adapter: merge it into the model and name that folder as id")
+        return self
 
     def __hash__(self) -> int:
         return hash(self.model_dump_json())
@@ -146,6 +162,8 @@ class ModelSpec(Config):
     def shaping(self) -> Mapping[str, Any]:
         """The settings beside id and revision that shape answers, but for those at their default; of files the hash."""
         found = {name: _content(value) for name, value in self.options.items() if name not in HARMLESS}
+        if self.kind != "chat":
+            found["kind"] = self.kind
         if self.dtype != "auto":
             found["dtype"] = self.dtype
         if self.system_role is False:

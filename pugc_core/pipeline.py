@@ -7,6 +7,7 @@ the stages after it have something to go on with: empty tables of their own. It 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import polars as pl
@@ -37,13 +38,14 @@ Inputs = Mapping[str, Mapping[str, Loaded]]
 
 
 class Pass:
-    """One pass of `stage` over `shards` of the recipe that `tables` are of.
+    """One pass of `stage`, for the node of a name, over `shards` of the recipe that `tables` are of.
 
     `inputs` are the tables it reads; stage `ugc` reads its shard's source file, which `path_of` finds; its content hash
     is taken from `source_hashes` where it is known. `context` is the context of the stage's model in tokens, 0 where it
     is not known: answers that a smaller one cut are asked for again. `references` give other posts to a stage that
-    shows them (over all tables `ugc`, unless given). Iterating yields each shard as soon as it is finished, those that
-    failed too; `failed` has their errors. A shard whose input tables are not there, or do not fit together, is in
+    shows them (over all tables `ugc`, unless given). `besides` are the hashes of what tables are made of that is not a
+    table. Iterating yields each shard as soon as it is finished, those that failed too; `failed` has their errors. A
+    shard whose input tables are not there, or do not fit together, is in
     `failed` and keeps the table that it has; only where no shard has its inputs does this raise. An error of the
     engine, of the ledger or of the whole data set raises too.
     """
@@ -51,6 +53,7 @@ class Pass:
     def __init__(
         self,
         stage: Stage,
+        name: str,
         shards: Iterable[str],
         inputs: Inputs,
         *,
@@ -62,8 +65,11 @@ class Pass:
         context: int = 0,
         progress: Callable[[int, int, str], None] | None = None,
         references: References | None = None,
+        besides: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.stage = stage
+        self.name = name
+        self._besides = dict(besides)
         self.calls = Calls()
         self.failed: dict[str, PugcError] = {}
         self._shards = list(shards)
@@ -94,7 +100,7 @@ class Pass:
             else:
                 stale[shard] = hashes
         if len(self.failed) == len(self._shards) and self.failed and self.stage.inputs:
-            raise _failure(self.stage.name, self.failed)
+            raise _failure(self.name, self.failed)
         builds = ((shard, self._build(shard)) for shard in stale)
         answers = answer(builds, self._ledger, self._engine, context=self._context, progress=self._progress)
         for shard, result, calls in answers:
@@ -102,7 +108,7 @@ class Pass:
             try:
                 if isinstance(result, PugcError):
                     raise result
-                footer = make_footer(result, self.stage.name, shard, self.stage.fingerprint, stale[shard])
+                footer = make_footer(result, self.name, shard, self.stage.fingerprint, stale[shard])
                 made = Made(shard, result, footer, calls)
             except Exception as err:
                 self.failed[shard] = as_pugc_error(err)
@@ -116,13 +122,13 @@ class Pass:
     def _failed(self, shard: str, hashes: Mapping[str, str], calls: Calls) -> Made:
         """The empty table of a shard that failed, unless it is there already."""
         why = self.failed[shard].line
-        footer = failed_footer(self.stage.name, shard, self.stage.fingerprint, hashes, why)
+        footer = failed_footer(self.name, shard, self.stage.fingerprint, hashes, why)
         frame = None if self._current(shard) == footer else self.stage.table.frame([])
         return Made(shard, frame, footer, calls)
 
     def _current(self, shard: str) -> Footer | None:
         try:
-            return self._tables.footer(self.stage.name, shard)
+            return self._tables.footer(self.name, shard)
         except StorageError:  # damaged: it is made again
             return None
 
@@ -142,19 +148,21 @@ class Pass:
                 if earlier in footers and footers[earlier].content != content:
                     raise StorageError(
                         f"{name} of shard {shard} was made from an older {earlier}",
-                        fix=f"pugc run --recipe {self._tables.recipe} --shard {shard} --to {self.stage.name}",
+                        fix=f"pugc run --recipe {self._tables.recipe} --shard {shard} --to {self.name}",
                     )
         hashes = {name: footer.content for name, footer in footers.items()}
-        return hashes | ({REFERENCE: self._references.state(shard)} if wanted(self.stage) else {})
+        return hashes | self._besides | ({REFERENCE: self._references.state(shard)} if wanted(self.stage) else {})
 
     def _build(self, shard: str) -> Build:
         # A generator, so that a shard's tables are read when its turn comes and not before.
         if shard == ALL:
             for name in self.stage.inputs:
                 if not self._inputs[name]:
+                    table, _, other = name.partition("@")  # another recipe's, where several are merged
+                    recipe = other or self._tables.recipe
                     raise StorageError(
-                        f"no shard of recipe {self._tables.recipe} has a table {name} yet",
-                        fix=f"pugc run --recipe {self._tables.recipe} --to {name}",
+                        f"no shard of recipe {recipe} has a table {table} yet",
+                        fix=f"pugc run --recipe {recipe} --to {table}",
                     )
             frames = {
                 name: pl.concat(

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from pugc_core.measures import BANDS, Measures
+from pugc_core.intervals import Estimate
+from pugc_core.measures import BANDS, Measures, banded
 from pugc_core.records import Counts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from pugc_core.compare import Comparison
 
 POINTS = 3000
 """Most points of a scatter plot."""
@@ -49,19 +52,20 @@ def curves(curve: Sequence[Mapping[str, float]], title: str) -> Figure:
 
 
 def dataset(pairs: pl.DataFrame, rewards: Measures) -> Figure:
-    """Rewards of all responses, margins of the pairs, and lengths of chosen against rejected. `pairs` is a data set."""
+    """Rewards, margins of the pairs, and lengths of chosen against rejected. `pairs` is a data set. The rewards are of
+    all responses, or of the pairs' where `rewards` has no bands."""
     figure, axes = _row(3)
-    _rewards(axes[0], rewards)
     kept = pairs.filter("keep")
+    _rewards(axes[0], rewards, pl.concat([kept["chosen_reward"], kept["rejected_reward"]]))
     _margins(axes[1], kept)
     _lengths(axes[2], kept)
     return figure
 
 
-def rewards(measures: Measures) -> Figure:
-    """Distribution of the rewards, and how far the votes on one response agree."""
+def rewards(measures: Measures, values: pl.Series) -> Figure:
+    """Distribution of the rewards, and how many votes a response has. `values` are the rewards."""
     figure, axes = _row(2)
-    _rewards(axes[0], measures)
+    _rewards(axes[0], measures, values)
     votes = {int(name[6:]): n for name, n in measures.items() if name.startswith("votes_")}
     axes[1].bar([str(n) for n in sorted(votes)], [votes[n] for n in sorted(votes)], color=BLUE)
     _label(axes[1], "valid votes per response", "votes")
@@ -97,7 +101,46 @@ def funnel(counted: Mapping[str, Counts]) -> Figure:
     return figure
 
 
-def _rewards(ax: Axes, measures: Measures) -> None:
+def comparison(found: Comparison) -> Figure:
+    """Recipe by recipe: mean margin, mean lengths of chosen and rejected, and the share of pairs that are flipped
+    against the first recipe's. Whiskers are 95% intervals."""
+    figure, axes = _row(3, height=1.4 + 0.4 * len(found.recipes))
+    _whiskers(axes[0], found, {"margin": ("", GREEN)})
+    _label(axes[0], "margins", "chosen - rejected, mean")
+    axes[0].set_yticks(range(len(found.names)), found.names)
+    _whiskers(axes[1], found, {"chosen_tokens": ("chosen", GREEN), "rejected_tokens": ("rejected", RED)})
+    _label(axes[1], "lengths", "tokens, mean")
+    axes[1].legend(fontsize=7, loc="upper center", ncols=2)
+    _whiskers(axes[2], found, {"flipped": ("", ORANGE)})
+    _label(axes[2], "flipped against the first", "share of pairs")
+    axes[2].set_xlim(0, 1)
+    return figure
+
+
+def _whiskers(ax: Axes, found: Comparison, shown: Mapping[str, tuple[str, str]]) -> None:
+    """Figures by name, with their label and colour; a line for every recipe, from the top."""
+    for offset, (name, (label, colour)) in enumerate(shown.items()):
+        estimates = [(row, each.figures[name].value) for row, each in enumerate(found.recipes) if name in each.figures]
+        there = [(row + 0.2 * offset, value) for row, value in estimates if isinstance(value, Estimate)]
+        ax.errorbar(
+            [value.value for _, value in there],
+            [y for y, _ in there],
+            xerr=[[max(0.0, v.value - v.low) for _, v in there], [max(0.0, v.high - v.value) for _, v in there]],
+            fmt="o",
+            color=colour,
+            label=label,
+            markersize=4,
+            capsize=3,
+        )
+    ax.set_yticks(range(len(found.names)), [""] * len(found.names))
+    ax.set_ylim(len(found.names) - 0.4, -0.9)
+
+
+def _rewards(ax: Axes, measures: Measures, values: pl.Series) -> None:
+    if not banded(measures):
+        ax.hist(values.drop_nulls().to_list(), bins=30, color=BLUE)
+        _label(ax, "rewards", "score of the reward model")
+        return
     untied = [measures.get(f"untied_{low:.1f}", 0) for low in BANDS]
     tied = [measures.get(f"tied_{low:.1f}", 0) for low in BANDS]
     ax.bar(BANDS, untied, width=0.45, align="edge", color=BLUE, label="some differ")
@@ -107,7 +150,8 @@ def _rewards(ax: Axes, measures: Measures) -> None:
 
 
 def _margins(ax: Axes, kept: pl.DataFrame) -> None:
-    ax.hist(kept["margin"].to_list(), bins=16, range=(0, 4), color=GREEN)
+    margins = kept["margin"].to_list()
+    ax.hist(margins, bins=16, range=(0, max([4, *margins])), color=GREEN)
     _label(ax, "margins of the pairs", "chosen - rejected")
 
 

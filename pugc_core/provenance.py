@@ -30,9 +30,9 @@ def asked(chain: Chain, behind: Mapping[str, Any]) -> dict[str, Any]:
             continue
         footer = chain.tables.footer(name, shard)
         inputs = {of: _behind(chain.tables.read(of, shard), behind) for of in stage.inputs}
-        made = {
+        made: dict[str, Any] = {
             "model": stage.model,
-            "sampling": stage.config.sampling.model_dump(exclude_defaults=True, mode="json"),
+            "sampling": stage.sampling.model_dump(exclude_defaults=True, mode="json"),
             "current": footer is not None and dict(footer.fingerprint) == dict(stage.fingerprint),
         }
         if wanted(stage):

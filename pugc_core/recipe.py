@@ -28,6 +28,7 @@ from pugc_core.stages.quality import Quality, QualityConfig
 from pugc_core.stages.relevance import Relevance, RelevanceConfig
 from pugc_core.stages.responses import Responses, ResponsesConfig
 from pugc_core.stages.rewards import Rewards, RewardsConfig
+from pugc_core.stages.scores import Scores
 from pugc_core.stages.ugc import Ugc, UgcConfig
 from pugc_core.training.config import TrainingConfig
 
@@ -47,6 +48,37 @@ class AutomationConfig(Config):
     """New pairs that make a training worth its cost."""
 
 
+class RoundsConfig(Config):
+    """Training in rounds (paper table 4): every round samples from the policy of the round before it, on a part of the
+    posts that is its own. The start model goes on writing the instructions."""
+
+    count: int = Field(1, ge=1, le=100)
+    """Rounds; the paper has 3. The posts are divided into as many parts, by their ids."""
+    objective: str | None = None
+    """Whose policy the next round samples from and goes on with: one of `training.objectives`, null the first."""
+
+    def of(self, objectives: Sequence[str]) -> str:
+        """The objective that goes on."""
+        return self.objective or objectives[0]
+
+
+class MergedConfig(Config):
+    """One of the recipes whose pairs a data set is made of."""
+
+    weight: float | None = Field(None, gt=0)
+    """Its share of the data set, against the weights of the others: of each so many pairs are taken that the shares
+    hold, and the rest is dropped as `over_weight`. null takes all of them, and asks nothing of the others."""
+    limit: int | None = Field(None, ge=1)
+    """Pairs that are taken at most; the rest is dropped as `over_limit`."""
+
+
+class CompareConfig(Config):
+    """What the asset `<recipe>/comparison` and the report compare the recipe with. A fork has its own."""
+
+    with_: tuple[str, ...] = Field((), alias="with")
+    """Names of other recipes; this one is the reference."""
+
+
 class Roles(Config):
     """Which of the recipe's models plays which role."""
 
@@ -63,6 +95,9 @@ class Recipe(Config):
     """A validated recipe. `stages` makes its stages."""
 
     _base: Recipe | None = PrivateAttr(None)
+    _merged: Mapping[str, Recipe] = PrivateAttr(default_factory=dict)
+    _compared: tuple[Path, ...] = PrivateAttr(())
+    _folders: tuple[Path, ...] = PrivateAttr(())
     name: str = Field(pattern=r"^[a-z][a-z0-9-]*$")
     """Names the group of assets and the folder of its tables: lower-case letters, digits and dashes."""
     about: str = ""
@@ -78,14 +113,31 @@ class Recipe(Config):
     pairs: PairsConfig = PairsConfig()
     dataset: DatasetConfig = DatasetConfig()
     training: TrainingConfig = TrainingConfig()
+    rounds: RoundsConfig = RoundsConfig()
+    merge: Mapping[str, MergedConfig] = {}
+    """Recipes whose pairs make the data set, in the place of this one's own, by name. Of a question that several have
+    the first one's pair is taken."""
     checks: ChecksConfig = ChecksConfig()
     automation: AutomationConfig = AutomationConfig()
+    compare: CompareConfig = CompareConfig()
 
     @model_validator(mode="after")
     def _roles_have_models(self) -> Recipe:
         for role, model in self.roles:
             if model not in self.models:
                 raise ValueError(f"roles.{role} = {model!r} is not among the models: {', '.join(sorted(self.models))}")
+            if self.models[model].kind == "classifier" and role != "reward_judge":
+                raise ValueError(f"roles.{role} = {model!r} is a classifier, which can only be the reward_judge")
+        return self
+
+    @model_validator(mode="after")
+    def _rounds_go_on(self) -> Recipe:
+        objectives = self.training.objectives
+        if self.rounds.count > 1 and not objectives:
+            raise ValueError("rounds.count is above 1, and training.objectives names no policy that could go on")
+        if self.rounds.objective is not None and self.rounds.objective not in objectives:
+            known = ", ".join(objectives)
+            raise ValueError(f"rounds.objective = {self.rounds.objective!r} is not among training.objectives: {known}")
         return self
 
     @property
@@ -93,6 +145,15 @@ class Recipe(Config):
         """The recipe that it extends, and shares with what both would make alike. None where it takes that one's name
         and place, or where that one is only a part of a recipe."""
         return self._base
+
+    def compared(self) -> list[Recipe]:
+        """The recipes that it is compared with, as their files say now. Raises RecipeError."""
+        return [load(str(path), self._folders) for path in self._compared]
+
+    @property
+    def merged(self) -> Mapping[str, Recipe]:
+        """The recipes whose pairs it merges, by name."""
+        return self._merged
 
     @property
     def group(self) -> str:
@@ -115,13 +176,14 @@ class Recipe(Config):
             return model.identity, model.max_model_len
 
         responses = Responses(self.responses, *asked("policy"))
+        rewards = Scores if self.model("reward_judge").kind == "classifier" else Rewards
         every: Sequence[Stage] = (
             Ugc(self.ugc, path_of),
             Quality(self.quality, *asked("quality_judge")),
             Instructions(self.instructions, *asked("instructor")),
             Relevance(self.relevance, *asked("relevance_judge")),
             responses,
-            Rewards(self.rewards, *asked("reward_judge")),
+            rewards(self.rewards, *asked("reward_judge")),
             Pairs(self.pairs),
             Dataset(self.dataset, responses.prompt, self.ugc.near_duplicates, self.ugc.similarity),
         )
@@ -141,10 +203,14 @@ def load(name_or_path: str, folders: Sequence[Path] = ()) -> Recipe:
 
     Raises RecipeError that says which key of which file is wrong, what is known, and what to write instead.
     """
-    return _load(_find(name_or_path, folders), folders)
+    path = _find(name_or_path, folders)
+    recipe = _load(path, folders, ())
+    if recipe.compare.with_:
+        recipe._folders, recipe._compared = tuple(folders), _compared(recipe, path, folders)
+    return recipe
 
 
-def _load(path: Path, folders: Sequence[Path]) -> Recipe:
+def _load(path: Path, folders: Sequence[Path], merging: tuple[Path, ...]) -> Recipe:
     data, below = _read(path, folders, ())
     data.setdefault("name", path.stem)
     _onto_defaults(data)
@@ -153,13 +219,47 @@ def _load(path: Path, folders: Sequence[Path]) -> Recipe:
     except ValidationError as err:
         raise RecipeError(f"recipe {path}:\n{_explain(err)}", fix="correct the keys above") from err
     if below is not None:
-        recipe._base = _extended(below, folders, recipe.name)
+        recipe._base = _extended(below, folders, recipe.name, merging)
+    recipe._merged = {name: _part(path, name, folders, merging) for name in recipe.merge}
     return recipe
 
 
-def _extended(path: Path, folders: Sequence[Path], name: str) -> Recipe | None:
+def _part(path: Path, name: str, folders: Sequence[Path], merging: tuple[Path, ...]) -> Recipe:
+    """One of the recipes that the recipe in `path` merges."""
+    if name == path.stem:
+        raise RecipeError(f"recipe {name} merges pairs with itself", fix=f"take out [merge.{name}]")
+    other = _named(name, path.resolve(), folders).resolve()
+    if other in (path.resolve(), *merging):
+        chain = " -> ".join(p.stem for p in (*merging, path, other))
+        raise RecipeError(f"recipe {path.stem} merges pairs with itself: {chain}", fix=f"take out [merge.{name}]")
+    found = _load(other, folders, (*merging, path.resolve()))
+    if found.merge:
+        raise RecipeError(
+            f"recipe {path.stem} merges {name}, which has no pairs of its own but merges others",
+            fix=f"merge {', '.join(found.merge)} themselves",
+        )
+    return found
+
+
+def _compared(recipe: Recipe, path: Path, folders: Sequence[Path]) -> tuple[Path, ...]:
+    """The files of the recipes that a recipe is compared with. They are not read here: two recipes may name each
+    other, and what is wrong with one is not wrong with the other."""
+    names, where = recipe.compare.with_, f"recipe {path}: compare.with"
+    for name in names:
+        if name == recipe.name:
+            known = ", ".join(n for n in _known(folders) if n != name)
+            raise RecipeError(f"{where} names the recipe itself, {name!r}", fix=f"name others: {known}")
+        if names.count(name) > 1:
+            raise RecipeError(f"{where} names {name!r} twice", fix="name it once")
     try:
-        base = _load(path, folders)
+        return tuple(_named(name, path.resolve(), folders) for name in names)
+    except RecipeError as err:
+        raise RecipeError(f"{where}: {err.problem}", fix=err.fix) from err
+
+
+def _extended(path: Path, folders: Sequence[Path], name: str, merging: tuple[Path, ...]) -> Recipe | None:
+    try:
+        base = _load(path, folders, merging)
     except RecipeError:  # what it lacks, the recipe that extends it has
         return None
     return base.base if base.name == name else base
@@ -175,10 +275,20 @@ def _find(name_or_path: str, folders: Sequence[Path], but: Path | None = None) -
         path = folder / f"{name_or_path}.toml"
         if path.is_file() and path.resolve() != but:
             return path
-    known = sorted({*bundled(), *(p.stem for f in folders for p in f.glob("*.toml"))})
+    known = _known(folders)
     close = difflib.get_close_matches(name_or_path, known, 1)
     hint = f"did you mean {close[0]}?" if close else "name one of them, or the path of a .toml file"
     raise RecipeError(f"no recipe {name_or_path!r}; known: {', '.join(known)}", fix=hint)
+
+
+def _known(folders: Sequence[Path]) -> list[str]:
+    return sorted({*bundled(), *(path.stem for folder in folders for path in folder.glob("*.toml"))})
+
+
+def _named(name: str, path: Path, folders: Sequence[Path]) -> Path:
+    """The file of a recipe that the recipe at `path` names: beside it, or found by its name."""
+    beside = path.parent / (name if name.endswith(".toml") else f"{name}.toml")
+    return beside if beside.is_file() and beside != path else _find(name, folders, path)
 
 
 def _read(path: Path, folders: Sequence[Path], seen: tuple[Path, ...]) -> tuple[dict[str, Any], Path | None]:
@@ -197,10 +307,10 @@ def _read(path: Path, folders: Sequence[Path], seen: tuple[Path, ...]) -> tuple[
         return data, None
     if not isinstance(base, str):
         raise RecipeError(f"recipe {path}: extends = {base!r} is not the name of one recipe", fix='extends = "tiny"')
-    beside = path.parent / (base if base.endswith(".toml") else f"{base}.toml")
-    base_path = beside if beside.is_file() and beside != path else _find(base, folders, path)
+    base_path = _named(base, path, folders)
     below, _ = _read(base_path, folders, (*seen, path))
-    below.pop("about", None)  # a base's name and sentence are its own
+    for own in ("about", "compare"):  # a base's sentence is its own, and the fork may be what it is compared with
+        below.pop(own, None)
     return _merge(below, {"name": path.stem, **data}), base_path
 
 

@@ -7,15 +7,14 @@ tables before it) is no longer what its footer says, or when a table before it i
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pugc_core.errors import StorageError
-from pugc_core.plan import Chain
+from pugc_core.errors import StorageError, TrainingError
+from pugc_core.plan import Chain, Node
 from pugc_core.records import ALL
 from pugc_core.references import References, wanted
-from pugc_core.stages import STAGES
-from pugc_core.stages.base import Stage
+from pugc_core.stages import POLICY, STAGES, of_node
 from pugc_core.stages.rewards import REFERENCE
 from pugc_core.tables import Footer
 from pugc_core.training import lineage
@@ -28,6 +27,7 @@ PARTS = {
     "context": "model's context",
     "sampling": "sampling parameters",
     "votes": "number of votes",
+    "judge": "kind of judge",
     "threshold": "threshold",
     "margin": "smallest margin",
     "limit": "size limit",
@@ -50,6 +50,8 @@ class Survey:
     total: Mapping[str, int]
     made: Mapping[str, int]
     failed: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    sharded: Sequence[str] = ()
+    """Those of the stages that have a table per shard."""
 
     def outdated(self, stage: str) -> dict[str, str]:
         """The tables of a stage that are there and out of date, with the reason."""
@@ -83,51 +85,82 @@ def survey(chain: Chain, to: str | None = None) -> Survey:
 
     `to` names the last stage to look at; all, when None.
     """
-    stages, tables, workspace = chain.stages, chain.tables, chain.workspace
-    if to is not None and to in stages:
-        names = list(stages)
-        stages = {name: stages[name] for name in names[: names.index(to) + 1]}
-    sources = workspace.source_hashes()
-    references = References(tables, sources)
-    footers = {name: tables.footers(name) for name in stages}
-    found: dict[str, dict[str, str]] = {}
-    failed: dict[str, dict[str, str]] = {}
-    total, made = {}, {}
-    for name, stage in stages.items():
-        if name == "dataset":
-            continue
-        there, fingerprint = footers[name], dict(stage.fingerprint)
-        total[name], made[name] = len(sources), sum(shard in there for shard in sources)
-        found[name] = {}
-        for shard, source in sources.items():
-            inputs = _inputs_now(stage, shard, source, footers)
-            if wanted(stage) and shard in footers["ugc"]:
-                inputs[REFERENCE] = _state(references, shard)
-            before = next((found[i][shard] for i in stage.inputs if shard in found[i]), None)
+    sources = chain.workspace.source_hashes()
+    names = chain.up_to(to)
+    found = Survey({}, {}, {}, {}, [name for name in names if name in chain.sharded])
+    look = _Look(chain, sources, found)
+    for name in names:
+        if name not in chain.stages:
+            look.policy(name)
+        elif chain.stages[name].sharded:
+            look.shards(name)
+        else:
+            look.whole(name)
+    return found
+
+
+class _Look:
+    """Looks at one node after the other, and fills in what it finds."""
+
+    def __init__(self, chain: Chain, sources: Mapping[str, str], found: Survey) -> None:
+        self.chain, self.sources, self.found = chain, sources, found
+        self.references = References(chain.tables, sources)
+        self.footers: dict[str, Mapping[str, Footer]] = {}
+
+    def _add(self, name: str, whys: dict[str, str], total: int, made: int, failed: Mapping[str, str]) -> None:
+        for place, value in ((self.found.stages, whys), (self.found.total, total), (self.found.made, made)):
+            place[name] = value  # type: ignore[index]
+        if failed:
+            self.found.failed[name] = failed  # type: ignore[index]
+
+    def shards(self, name: str) -> None:
+        stage, parents = self.chain.stages[name], self.chain.nodes[name].parents
+        there = self.footers[name] = self.chain.tables.footers(name)
+        tables = {slot: parent.name for slot, parent in parents.items() if parent.name in self.footers}
+        fingerprint, besides = dict(stage.fingerprint), self.chain.besides(name)
+        whys, failed = dict[str, str](), dict[str, str]()
+        for shard, source in self.sources.items():
+            inputs = {slot: self.footers[of][shard].content for slot, of in tables.items() if shard in self.footers[of]}
+            inputs |= besides if parents else {"source": source}
+            if wanted(stage) and shard in self.footers["ugc"]:
+                inputs[REFERENCE] = _state(self.references, shard)
+            before = next((why for parent in parents.values() if (why := self._before(parent, shard))), None)
             if why := _why(name, fingerprint, there.get(shard), inputs, before):
-                found[name][shard] = why
+                whys[shard] = why
             elif shard in there and there[shard].failed:
-                failed.setdefault(name, {})[shard] = there[shard].failed
-    if "dataset" not in stages:
-        return Survey(found, total, made, failed)
-    dataset = footers["dataset"].get(ALL)
-    pairs = {f"pairs/{shard}": f.content for shard, f in footers["pairs"].items() if shard in sources}
-    before = _summed(found["pairs"], len(sources))
-    why = _why("dataset", dict(stages["dataset"].fingerprint), dataset, pairs, before)
-    total["dataset"], made["dataset"] = 1, int(dataset is not None)
-    found["dataset"] = {ALL: why} if why else {}
-    for objective in chain.recipe.training.objectives if to != "dataset" else ():
-        name = f"policy/{objective}"
-        why = _policy(chain, objective, dataset, found["dataset"].get(ALL))
-        total[name], made[name] = 1, int(why != MISSING)
-        found[name] = {ALL: why} if why else {}
-    return Survey(found, total, made, failed)
+                failed[shard] = there[shard].failed
+        self._add(name, whys, len(self.sources), sum(shard in there for shard in self.sources), failed)
 
+    def _before(self, parent: Node, shard: str) -> str | None:
+        """Why what a table is made of is out of date."""
+        whys = self.found.stages.get(parent.name, {})
+        return whys.get(ALL) if parent.objective else whys.get(shard)
 
-def _inputs_now(stage: Stage, shard: str, source: str, footers: Mapping[str, Mapping[str, Footer]]) -> dict[str, str]:
-    if not stage.inputs:
-        return {"source": source}
-    return {name: footers[name][shard].content for name in stage.inputs if shard in footers[name]}
+    def whole(self, name: str) -> None:
+        """A table over all shards of the tables before it."""
+        stage, parents = self.chain.stages[name], self.chain.nodes[name].parents
+        self.footers[name] = self.chain.tables.footers(name)
+        footer = self.footers[name].get(ALL)
+        inputs = {
+            f"{slot}/{shard}": made.content
+            for slot, parent in parents.items()
+            for shard, made in self.chain.workspace.store.footers(parent.owner, parent.name).items()
+            if shard in self.sources
+        }
+        whys = (_summed(self._shards_before(slot, parent), self.sources) for slot, parent in parents.items())
+        before = next(filter(None, whys), None)
+        why = _why(name, dict(stage.fingerprint), footer, inputs, before)
+        self._add(name, {ALL: why} if why else {}, 1, int(footer is not None), {})
+
+    def _shards_before(self, slot: str, parent: Node) -> Mapping[str, str]:
+        """Why shards of a table before one over all shards are out of date."""
+        source = self.chain.sources.get(slot.partition("@")[2])
+        return (survey(source, parent.name) if source else self.found).stages[parent.name]
+
+    def policy(self, name: str) -> None:
+        dataset = self.chain.nodes[name].parents["dataset"]
+        why = _policy(self.chain, name, self.footers[dataset.name].get(ALL), self.found.stages[dataset.name].get(ALL))
+        self._add(name, {ALL: why} if why else {}, 1, int(why != MISSING), {})
 
 
 def _state(references: References, shard: str) -> str:
@@ -143,7 +176,7 @@ def _why(
     """Why a table is out of date: for its own reasons first, then for those of a table before it."""
     if footer is None:
         return MISSING
-    if footer.format != STAGES[stage].format:
+    if footer.format != of_node(stage).format:
         return "made by an older version of pugc"
     if footer.fingerprint != fingerprint:
         changed = [name for name in fingerprint if footer.fingerprint.get(name) != fingerprint[name]]
@@ -154,9 +187,11 @@ def _why(
         return None
     if "source" in inputs:
         return "its file changed"
-    if stage == "dataset":
+    if not of_node(stage).sharded:
         return _words_of_pairs(footer.inputs, inputs)
     different = [name for name in footer.inputs.keys() | inputs.keys() if footer.inputs.get(name) != inputs.get(name)]
+    if different == [POLICY]:
+        return "the policy that it was sampled from was trained again"
     if different == [REFERENCE]:
         return "posts came or went, and with them its random references"
     filters = [name for name in STAGES if name in different and STAGES[name].filters]
@@ -174,30 +209,36 @@ def _words_of_pairs(then: Mapping[str, str], now: Mapping[str, str]) -> str:
     return f"shards of pairs: {', '.join(f'{n} {word}' for n, word in parts if n)}"
 
 
-def _summed(pairs: Mapping[str, str], total: int) -> str | None:
+def _summed(pairs: Mapping[str, str], shards: Collection[str]) -> str | None:
     """What the shards' pairs mean for the data set: those out of date count, those not made yet do not hold it up."""
     outdated = [why for why in pairs.values() if why != MISSING]
-    return f"{len(outdated)} of {total} shards of pairs: {reasons(outdated)}" if outdated else None
+    return f"{len(outdated)} of {len(shards)} shards of pairs: {reasons(outdated)}" if outdated else None
 
 
-def _policy(chain: Chain, objective: str, dataset: Footer | None, before: str | None) -> str | None:
+def _policy(chain: Chain, name: str, dataset: Footer | None, before: str | None) -> str | None:
+    node = chain.nodes[name]
     try:
-        then = lineage.recorded(chain.policy(objective))
+        then = lineage.recorded(chain.folder(name))
     except StorageError:
         then = None
     if then is None:
         return MISSING
     if before is not None:
         return before if before != MISSING else "the dataset is not made yet"
-    now = lineage.wanted(chain.recipe, objective, dataset.content if dataset else None)
-    changed = [name for name, value in now.items() if then.get(name) != value]
+    try:
+        now = chain.wanted(name, dataset)
+    except TrainingError:
+        return "the policy that it starts from is not trained yet"
+    changed = [part for part, value in now.items() if then.get(part) != value]
     words = {
         "dataset": "it was trained on another dataset",
-        "start": "the model that it starts from changed",
+        "start": "the model that it starts from changed"
+        if "start" not in node.parents
+        else "its start was trained again",
         "version": "the training code changed",
         "system_role": "it was trained with the system role that the model does not have",
     }
-    return "; ".join(words.get(name, "its training settings changed") for name in changed) or None
+    return "; ".join(words.get(part, "its training settings changed") for part in changed) or None
 
 
 def to_refresh(found: Survey, stages: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -207,7 +248,7 @@ def to_refresh(found: Survey, stages: Sequence[str]) -> tuple[list[str], list[st
     furthest = max((i for i, stage in enumerate(stages) if found.made[stage]), default=-1)
     used = stages[: furthest + 1]
     unbegun = set.intersection(*(set(found.missing(stage)) for stage in stages))
-    failed = {stage: found.failed.get(stage, {}).keys() if stage != "ugc" else set[str]() for stage in used}
+    failed = {stage: found.failed.get(stage, {}).keys() if of_node(stage).after else set[str]() for stage in used}
     todo = {stage: (found.stages[stage].keys() - unbegun) | failed[stage] for stage in used}
     first = next((i for i, stage in enumerate(used) if todo[stage]), len(used))
     return list(used[first:]), sorted({shard for shards in todo.values() for shard in shards})

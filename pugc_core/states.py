@@ -67,12 +67,26 @@ class States(NamedTuple):
         return [Asked(*key, tuple(found[key])) for key in order]
 
 
-def states(tables: Tables, shards: Collection[str]) -> States:
-    """The states of these shards of a recipe. Those without a kept pair give a data set nothing, and are left out."""
-    footers = {stage: tables.footers(stage) for stage in SHARDED}
+def states(tables: Tables, shards: Collection[str], around: str = "") -> States:
+    """The states of these shards of a recipe, in the round `around` ("round-1/", "" for the last). Those without a kept
+    pair give a data set nothing, and are left out."""
+    nodes = {stage: around + stage if around + stage in tables.names else stage for stage in SHARDED}
+    footers = {stage: tables.footers(node) for stage, node in nodes.items()}
     with_pairs = sorted(s for s in shards if (pairs := footers["pairs"].get(s)) and pairs.kept)
     of = {shard: _state(shard, footers) for shard in with_pairs}
     return States(of, tuple(_differences(of)))
+
+
+def merged(parts: Mapping[str, States]) -> States:
+    """The states of the shards of several recipes, named `recipe/shard`. Recipes are merged because they differ: only
+    the differences within one count."""
+    of = {f"{recipe}/{shard}": state for recipe, part in parts.items() for shard, state in part.of.items()}
+    told = [
+        Difference(d.stage, d.part, tuple(tuple(f"{recipe}/{shard}" for shard in group) for group in d.shards))
+        for recipe, part in parts.items()
+        for d in part.differences
+    ]
+    return States(of, tuple(told))
 
 
 def _state(shard: str, footers: Mapping[str, Mapping[str, Footer]]) -> State:

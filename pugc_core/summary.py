@@ -10,19 +10,20 @@ from typing import Any
 import polars as pl
 
 from pugc_core.errors import StorageError
-from pugc_core.measures import BANDS, Measures, moments, parse_rate, total
+from pugc_core.measures import BANDS, Measures, banded, moments, parse_rate, total
 from pugc_core.records import ALL, NOTHING, Counts
-from pugc_core.stages import STAGES
+from pugc_core.stages import of_node
 from pugc_core.tables import Tables
 
 
-def funnel(tables: Tables, shards: Iterable[str]) -> dict[str, Counts]:
-    """Rows in, kept and dropped by reason, of every stage that has tables among `shards`, in run order."""
+def funnel(tables: Tables, shards: Iterable[str], names: Iterable[str] = ()) -> dict[str, Counts]:
+    """Rows in, kept and dropped by reason, of every node that has tables among `shards`, in run order; only of those
+    named, where any are."""
     wanted = set(shards)
     counted = {}
-    for name, stage in tables.stages.items():
-        footers = tables.footers(name)
-        counts = [footer.counts for shard, footer in footers.items() if not stage.sharded or shard in wanted]
+    for name in names or tables.names:
+        footers, sharded = tables.footers(name), of_node(name).sharded
+        counts = [footer.counts for shard, footer in footers.items() if not sharded or shard in wanted]
         if counts:
             counted[name] = sum(counts, NOTHING)
     return counted
@@ -33,7 +34,7 @@ def rows(tables: Tables, stage: str, shards: Iterable[str] | None = None) -> pl.
     there = tables.shards(stage)
     names = there if shards is None else [s for s in shards if s in set(there)]
     frames = [tables.read(stage, shard) for shard in names]
-    table = STAGES[stage].table
+    table = of_node(stage).table
     if "shard" not in table.columns:
         frames = [frame.with_columns(shard=pl.lit(shard)) for shard, frame in zip(names, frames, strict=True)]
     if frames:
@@ -49,7 +50,7 @@ class RewardShape:
     mean: float
     std: float
     histogram: Mapping[str, int]
-    """responses per band of reward: "1.0-1.5", ..."""
+    """responses per band of reward: "1.0-1.5", ...; empty for a classifier's scores, which have no common scale"""
     untied: Mapping[str, int]
     """the same without the responses to instructions whose responses all tied"""
     parse_rate: float
@@ -61,7 +62,7 @@ class RewardShape:
     tied: int
     """those whose responses all have the same reward"""
     fullest: float
-    """share of the rewards in the band that has most of them"""
+    """share of the rewards in the band that has most of them; 0 where there are no bands"""
 
 
 def reward_shape(measured: Measures) -> RewardShape | None:
@@ -69,8 +70,9 @@ def reward_shape(measured: Measures) -> RewardShape | None:
     rewards = moments(measured, "reward")
     if rewards is None:
         return None
-    untied = {f"{low:.1f}-{low + 0.5:.1f}": int(measured.get(f"untied_{low:.1f}", 0)) for low in BANDS}
-    tied = {f"{low:.1f}-{low + 0.5:.1f}": int(measured.get(f"tied_{low:.1f}", 0)) for low in BANDS}
+    bands = BANDS if banded(measured) else ()
+    untied = {f"{low:.1f}-{low + 0.5:.1f}": int(measured.get(f"untied_{low:.1f}", 0)) for low in bands}
+    tied = {f"{low:.1f}-{low + 0.5:.1f}": int(measured.get(f"tied_{low:.1f}", 0)) for low in bands}
     histogram = {band: untied[band] + tied[band] for band in untied}
     instructions, all_tied = int(measured["instructions"]), int(measured.get("tied", 0))
     return RewardShape(
@@ -83,7 +85,7 @@ def reward_shape(measured: Measures) -> RewardShape | None:
         all_tied / instructions,
         instructions,
         all_tied,
-        max(histogram.values()) / rewards.n,
+        max(histogram.values(), default=0) / rewards.n,
     )
 
 
@@ -128,7 +130,7 @@ class _Shard:
 
     def __init__(self, tables: Tables) -> None:
         self.recipe = tables.recipe
-        self.stages = tables.stages
+        self.names = tables.names
         self._tables = tables
         self._known: dict[tuple[str, str], pl.DataFrame] = {}
 
@@ -163,7 +165,7 @@ def _behind(tables: _Shard, shard: str, pair: dict[str, Any]) -> dict[str, Any]:
         "pair": pair,
         "shard": shard,
         "post": one("ugc", "ugc_id", pair["ugc_id"]),
-        "quality": one("quality", "ugc_id", pair["ugc_id"]) if "quality" in tables.stages else None,
+        "quality": one("quality", "ugc_id", pair["ugc_id"]) if "quality" in tables.names else None,
         "instruction": one("instructions", "instruction_id", instruction_id),
         "responses": responses.join(votes, on="response_id", how="left", maintain_order="left").to_dicts(),
     }

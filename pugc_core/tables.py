@@ -27,8 +27,7 @@ from pugc_core.errors import StorageError
 from pugc_core.measures import Measures
 from pugc_core.memory import remembered
 from pugc_core.records import Counts
-from pugc_core.stages import STAGES
-from pugc_core.stages.base import Stage
+from pugc_core.stages import STAGES, of_node
 
 _FOOTER_KEY = b"pugc"
 _DAMAGE = (pa.ArrowException, pl.exceptions.PolarsError, OSError, ValueError, TypeError)
@@ -63,14 +62,14 @@ class Footer:
     def made_from(self, fingerprint: Mapping[str, str], inputs: Mapping[str, str]) -> bool:
         """Whether the table is what these would give again. What failed may succeed next time."""
         same = dict(self.fingerprint) == dict(fingerprint) and dict(self.inputs) == dict(inputs)
-        return same and self.format == STAGES[self.stage].format and not self.failed
+        return same and self.format == of_node(self.stage).format and not self.failed
 
 
 def make_footer(
     frame: pl.DataFrame, stage: str, shard: str, fingerprint: Mapping[str, str], inputs: Mapping[str, str]
 ) -> Footer:
     """The footer of a new table. Raises StorageError when the frame breaks the stage's schema."""
-    table = STAGES[stage].table
+    table = of_node(stage).table
     table.check(frame)
     rows_in, kept, dropped = table.count(frame)
     return Footer(
@@ -82,8 +81,8 @@ def make_footer(
         rows_in,
         kept,
         dropped,
-        {name: value for name, value in STAGES[stage].measure(frame).items() if value},
-        STAGES[stage].format,
+        {name: value for name, value in of_node(stage).measure(frame).items() if value},
+        of_node(stage).format,
     )
 
 
@@ -91,7 +90,7 @@ def failed_footer(
     stage: str, shard: str, fingerprint: Mapping[str, str], inputs: Mapping[str, str], why: str
 ) -> Footer:
     """The footer of the empty table of a shard that could not be made."""
-    return replace(make_footer(STAGES[stage].table.frame([]), stage, shard, fingerprint, inputs), failed=why)
+    return replace(make_footer(of_node(stage).table.frame([]), stage, shard, fingerprint, inputs), failed=why)
 
 
 def content_hash(frame: pl.DataFrame) -> str:
@@ -195,12 +194,12 @@ class Store:
         """The rows of a table, all columns or those named; null in columns that its version did not have. Raises
         StorageError when there is none or it is damaged."""
         path = self.path(recipe, stage, shard)
-        schema = STAGES[stage].table.schema
+        schema = of_node(stage).table.schema
         wanted = {name: schema[name] for name in columns or schema}
         try:
             data = pa.BufferReader(storage.read(path))
             older = not wanted.keys() <= set(pq.read_schema(data).names)
-            arrow = pq.read_table(data, page_checksum_verification=True, columns=None if older else columns)
+            arrow = pq.read_table(data, page_checksum_verification=True, columns=None if older else list(wanted))
             frame = pl.DataFrame(arrow.replace_schema_metadata(None))
             if older:
                 # A name that was damaged looks like a column that is not there; but the rows are those that were made.
@@ -229,9 +228,9 @@ class Tables:
     stages there are, in the folder of `recipe` itself."""
 
     @property
-    def stages(self) -> Mapping[str, type[Stage]]:
-        """The stages of the recipe, in run order."""
-        return {name: stage for name, stage in STAGES.items() if name in self.owners or not self.owners}
+    def names(self) -> tuple[str, ...]:
+        """The nodes that have tables, in run order."""
+        return tuple(self.owners or STAGES)
 
     def owner(self, stage: str) -> str:
         return self.owners.get(stage, self.recipe)

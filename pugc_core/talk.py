@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import polars as pl
 
@@ -20,7 +19,7 @@ from pugc_core.engines.pins import pinned
 from pugc_core.errors import EngineError, RecipeError, TrainingError
 from pugc_core.ledger import Ledger
 from pugc_core.models import ModelSpec
-from pugc_core.plan import Chain
+from pugc_core.plan import Chain, trained_model
 from pugc_core.prompts.base import Message, neutralise
 from pugc_core.prompts.responses import parse
 from pugc_core.records import ALL
@@ -62,25 +61,22 @@ def sides(chain: Chain, names: Sequence[str] = ()) -> list[Side]:
                 f"policy {name} of recipe {recipe.name} is not trained yet", fix=f"pugc run --recipe {recipe.name}"
             )
     start = recipe.model("policy")
-    return [Side(name, start if name == START else _trained(start, chain.policy(name))) for name in wanted]
+    return [Side(name, start if name == START else trained_model(start, chain.policy(name))) for name in wanted]
 
 
-def _trained(start: ModelSpec, folder: str) -> ModelSpec:
-    """A policy's folder, run as its start is; on this machine, where the start is on a server."""
-    local = start.model_copy(update={"id": str(Path(folder).absolute()), "revision": None, "base_urls": ()})
-    return local.model_copy(update={"engine": "auto", "options": {}}) if start.remote else local
-
-
-def held_out(chain: Chain, host: EngineHost, objective: str) -> list[dict[str, str]]:
+def held_out(chain: Chain, host: EngineHost, name: str) -> list[dict[str, str]]:
     """`question`, `start` and `trained` for the first few questions (by pair id, unpicked) of the data set that the
     policy was not trained on, of different groups. What the start answered when the pairs were made is taken from the
     ledger.
 
     Raises EngineError when a model cannot be asked, TrainingError when the policy is not trained.
     """
-    rows = chain.tables.read("dataset", ALL).filter(pl.col("keep"), pl.col("split") == "test")
+    dataset = chain.nodes[name].parents["dataset"].name
+    rows = chain.tables.read(dataset, ALL).filter(pl.col("keep"), pl.col("split") == "test")
     prompts = rows.sort("pair_id").unique("group", keep="first", maintain_order=True)["prompt"].head(HELD_OUT).to_list()
-    start, trained = sides(chain, (START, objective))
+    objective = str(chain.nodes[name].objective)
+    start = Side(START, chain.recipe.model("policy"))
+    trained = Side(objective, trained_model(start.model, chain.folder(name)))
     asked = [tuple(Message(turn["role"], turn["content"]) for turn in prompt) for prompt in prompts]
     if not asked:
         return []

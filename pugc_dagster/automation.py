@@ -21,7 +21,9 @@ from pugc_core.config import digest
 from pugc_core.errors import RecipeError
 from pugc_core.plan import Chain
 from pugc_core.records import ALL
-from pugc_core.stages import SHARDED
+from pugc_core.stages import of_node
+from pugc_core.stages.pairs import Pairs
+from pugc_core.stages.rewards import Rewards
 from pugc_core.staleness import Survey
 from pugc_core.training import lineage
 from pugc_core.workspace import Workspace
@@ -80,7 +82,7 @@ def new_content(chain: Chain) -> tuple[Any, dg.SensorDefinition]:
     """The job that runs shards down to `pairs`, and the sensor that starts it for shards that are new or changed."""
     job = dg.define_asset_job(
         f"{chain.recipe.group}_pairs",
-        dg.AssetSelection.assets(*(key(chain, stage) for stage in chain.sharded)),
+        dg.AssetSelection.assets(*(key(chain, name) for name in _first(chain))),
         description=f"Recipe {chain.name}: from posts to pairs, for the shards chosen.",
     )
 
@@ -130,6 +132,11 @@ def new_content(chain: Chain) -> tuple[Any, dg.SensorDefinition]:
     return job, sensor
 
 
+def _first(chain: Chain) -> list[str]:
+    """The nodes over shards before the first that waits for all shards: down to pairs, in the first round."""
+    return next(names for over_shards, names in chain.segments() if over_shards)
+
+
 def _skip(words: str, cursor: str | None) -> dg.SensorResult:
     return dg.SensorResult(skip_reason=dg.SkipReason(words), cursor=cursor)
 
@@ -139,20 +146,20 @@ def new_shards(chain: Chain) -> dict[str, str]:
 
     A changed prompt or threshold makes no shard new: what is out of date for such a reason waits for `refresh`.
     """
-    footers = {stage: chain.tables.footers(stage) for stage in chain.sharded}
+    footers = {stage: chain.tables.footers(stage) for stage in _first(chain)}
     new: dict[str, str] = {}
     for shard, source in chain.workspace.source_hashes().items():
-        tables = {stage: there.get(shard) for stage, there in footers.items()}
+        tables = {stage: footers[stage].get(shard) for stage in footers}
         ugc = tables["ugc"]
         if ugc is None or ugc.inputs.get("source") != source:
             new[shard] = f"{source} ugc"
             continue
         for stage, table in tables.items():
             # Made from the posts of another file, or, which costs nothing to mend, pairs of other rewards.
-            rewards = tables["rewards"]
+            rewards = next((t for name, t in tables.items() if of_node(name) is Rewards), None)
             other = table is None or table.inputs.get("ugc", ugc.content) != ugc.content
             again = table is not None and table.failed and stage != "ugc"
-            mixed = stage == "pairs" and table and rewards and table.inputs.get("rewards") != rewards.content
+            mixed = of_node(stage) is Pairs and table and rewards and table.inputs.get("rewards") != rewards.content
             if other or again or mixed:
                 new[shard] = f"{source} {stage}"
                 break
@@ -166,14 +173,7 @@ def nightly(chain: Chain) -> tuple[Any, dg.ScheduleDefinition]:
         raise RecipeError(f"no timezone {chain.recipe.automation.timezone!r}", fix='timezone = "Europe/Berlin"')
     if not is_valid_cron_schedule(cron):
         raise RecipeError(f"automation.nightly = {cron!r} is not a cron expression", fix='nightly = "0 3 * * *"')
-    job = dg.define_asset_job(
-        f"{chain.recipe.group}_train",
-        dg.AssetSelection.assets(
-            *(key(chain, name) for name in chain.nodes if name not in SHARDED),
-            key(chain, "report"),
-        ),
-        description=f"Recipe {chain.name}: the data set of all pairs, the policies trained on it, and the report.",
-    )
+    job = _rounds(chain) if chain.recipe.rounds.count > 1 else _training(chain)
     least = chain.recipe.automation.min_new_pairs
 
     @dg.schedule(
@@ -196,17 +196,46 @@ def nightly(chain: Chain) -> tuple[Any, dg.ScheduleDefinition]:
     return job, schedule
 
 
+def _training(chain: Chain) -> Any:
+    whole = [key(chain, name) for name in chain.nodes if name not in chain.sharded]
+    words = "the data set of all pairs, the policies trained on it, and the report"
+    return dg.define_asset_job(
+        f"{chain.recipe.group}_train",
+        dg.AssetSelection.assets(*whole, key(chain, "report")),
+        description=f"Recipe {chain.name}: {words}.",
+    )
+
+
+def _rounds(chain: Chain) -> dg.JobDefinition:
+    """Between trainings the rounds go over the shards again, which no one selection of assets can."""
+
+    @dg.op(name=f"{chain.recipe.group}_go_on", description="What is up to date is not made again.")
+    def op(context: dg.OpExecutionContext) -> None:
+        from pugc_dagster import execute  # it needs the definitions, which need this module
+
+        execute.run(context.instance, chain)
+
+    words = "every round, from the data set of the first to the policies of the last, and the report"
+
+    @dg.job(name=f"{chain.recipe.group}_train", description=f"Recipe {chain.name}: {words}.")
+    def job() -> None:
+        op()
+
+    return job
+
+
 def new_pairs(chain: Chain) -> int:
     """Pairs in shards that the policy that has seen least of them was not trained on."""
     inbox = chain.workspace.shards()
-    footers = chain.tables.footers("pairs")
-    if not chain.recipe.training.objectives:
-        dataset = chain.tables.footers("dataset").get(ALL)
-        seen = {"pairs": dict(dataset.inputs)} if dataset else None
-        return lineage.unseen(seen, {s: (f.content, f.kept) for s, f in footers.items() if s in inbox})
+    first = next(names for over_shards, names in chain.segments() if not over_shards)
+    dataset = next(name for name in first if name in chain.stages)
+    footers = chain.tables.footers(chain.nodes[dataset].parents["pairs"].name)
     pairs = {shard: (footer.content, footer.kept) for shard, footer in footers.items() if shard in inbox}
-    folders = (chain.policy(objective) for objective in chain.recipe.training.objectives)
-    return max((lineage.unseen(lineage.recorded(folder), pairs) for folder in folders), default=0)
+    policies = [lineage.recorded(chain.folder(name)) for name in first if chain.nodes[name].objective]
+    if not policies:
+        footer = chain.tables.footers(dataset).get(ALL)
+        policies = [{"pairs": dict(footer.inputs)} if footer else None]
+    return max(lineage.unseen(seen, pairs) for seen in policies)
 
 
 def of(chains: Sequence[Chain], found: Mapping[str, Survey] | None = None) -> dict[str, Any]:

@@ -8,7 +8,6 @@ import dagster as dg
 from pugc_core import checks
 from pugc_core.errors import CheckFailed
 from pugc_core.records import ALL
-from pugc_core.stages import SHARDED
 from pugc_core.stages.base import Stage
 from pugc_core.staleness import Survey
 
@@ -55,7 +54,7 @@ def results(key: dg.AssetKey, tables: checks.Checked) -> Iterator[dg.AssetCheckR
 
 def of_survey(key: dg.AssetKey, stage: str, survey: Survey) -> Iterator[dg.AssetCheckResult]:
     """What is to be said of a stage's tables without looking into them."""
-    if stage in SHARDED:
+    if stage in survey.sharded:
         failed = survey.failed.get(stage, {})
         words = (
             f"{len(failed)} of {survey.total[stage]} shards could not be made: {'; '.join(_whys(failed, checks.NAMED))}"

@@ -185,6 +185,18 @@ def status(recipe: str | None, as_json: bool) -> None:
 
 
 @main.command()
+@click.option("--all", "every", is_flag=True, help="The bundled ones too that nobody has used.")
+@_json_option
+def recipes(every: bool, as_json: bool) -> None:
+    """The recipes as a tree: what each shares with the one it extends, what it owns, and what it would still ask."""
+    from pugc_core.family import tree
+    from pugc_dagster import listing, shown
+
+    chains, broken = shown.load_all(every=every)
+    listing.recipes(tree(chains), broken, as_json=as_json)
+
+
+@main.command()
 @_recipe_option
 @click.option("--shards", "named", is_flag=True, help="Name the shards, by stage and reason.")
 @_json_option
@@ -212,6 +224,19 @@ def refresh(recipe: str | None, shards: tuple[str, ...], as_json: bool) -> None:
         console.stale(chosen, before, as_json=False)
     console.status(chosen, as_json=as_json)
     _exit_for_failed(chosen, {shard for whys in before.stages.values() for shard in whys})
+
+
+@main.command()
+@click.argument("recipes", nargs=-1, metavar="A B...")
+@_json_option
+def compare(recipes: tuple[str, ...], as_json: bool) -> None:
+    """Pairs and rewards of two or more recipes side by side; the first is the one that the others are compared with."""
+    from pugc_core import compare
+    from pugc_dagster import console
+
+    if len(recipes) < 2:
+        raise click.UsageError("name at least two recipes")
+    console.comparison(compare.of([_load(name) for name in recipes]), as_json=as_json)
 
 
 @main.group()

@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pugc_core import exports, provenance, runs, storage, summary, talk
+from pugc_core.compare import Comparison
 from pugc_core.errors import RecipeError, StorageError
 from pugc_core.measures import cut_off_share, moments
 from pugc_core.models import Price
@@ -146,7 +147,7 @@ def _print_samples(chain: Chain, objective: str | None) -> None:
 def _out_of_date(chain: Chain, found: Survey) -> list[str]:
     """A sentence on what a run would make, and one on what a refresh would make again."""
     lines = []
-    waiting = sorted({shard for stage in chain.sharded for shard in found.missing(stage) if found.made[stage]})
+    waiting = sorted({shard for stage in found.sharded for shard in found.missing(stage) if found.made[stage]})
     if waiting:
         shown = ", ".join(waiting[:5]) + (" ..." if len(waiting) > 5 else "")
         lines.append(f"{len(waiting)} shards have tables missing ({shown}): pugc run --recipe {chain.name}")
@@ -235,7 +236,7 @@ def stale(chain: Chain, found: Survey, *, as_json: bool, named: bool = False) ->
         table.add_row(stage, *figures, Text(plain(reasons(whys.values()))))
     _out.print(table)
     _print_failed(found.failed)
-    for stage in chain.sharded if named else ():
+    for stage in found.sharded if named else ():
         by_reason: dict[str, list[str]] = {}
         for shard, why in found.outdated(stage).items():
             by_reason.setdefault(why, []).append(shard)
@@ -243,6 +244,21 @@ def stale(chain: Chain, found: Survey, *, as_json: bool, named: bool = False) ->
             _out.print(plain(f"{stage}, {why}: {', '.join(shards)}"), soft_wrap=True, markup=False)
     if any(found.outdated(stage) for stage in found.stages):
         _out.print(f"mend it with: pugc refresh --recipe {chain.name}")
+
+
+def comparison(found: Comparison, *, as_json: bool) -> None:
+    """Print recipes side by side."""
+    if as_json:
+        click.echo(json.dumps(found.plain(), indent=2))
+        return
+    table = Table("", title=f"compared with {found.names[0]}; 95% intervals", title_justify="left")
+    for name in found.names:
+        table.add_column(name, justify="right")
+    for row in found.rows():
+        table.add_row(*row)
+    _out.print(table)
+    for note in found.notes:
+        _out.print(plain(note), soft_wrap=True, markup=False)
 
 
 def pair(chain: Chain, pair_id: str, *, as_json: bool) -> None:
@@ -260,12 +276,15 @@ def pair(chain: Chain, pair_id: str, *, as_json: bool) -> None:
     marks = {this["chosen_response_id"]: ("chosen", "green"), this["rejected_response_id"]: ("rejected", "red")}
     for response in behind["responses"]:
         mark, colour = marks.get(response["response_id"], ("", "dim"))
-        votes = ", ".join("-" if v["score"] is None else str(v["score"]) for v in response["votes"] or [])
+        scores = [v["score"] for v in response["votes"] or []]
         reward = "none" if response["reward"] is None else f"{response['reward']:.2f}"
-        title = f"{mark or 'response'} {response['draw']}: reward {reward} of votes {votes}"
+        title = f"{mark or 'response'} {response['draw']}: reward {reward}"
+        voted = response["reward"] is None or any(score is not None for score in scores)  # not a classifier's
+        if voted:
+            title += f" of votes {', '.join('-' if score is None else str(score) for score in scores)}"
         if mark:
             feedback = next((v["feedback"] for v in response["votes"] or [] if v["score"] is not None), "")
-            _panel(title, f"{response['text']}\n\nfirst vote: {feedback}", colour)
+            _panel(title, response["text"] + (f"\n\nfirst vote: {feedback}" if voted else ""), colour)
         else:
             _out.print(plain(f"  {title}"), style=colour, markup=False)
     for stage, made in asked.items():

@@ -18,7 +18,7 @@ from dagster._core.storage.tags import (  # the tags that the backfill daemon it
 from pugc_core import intake, staleness, storage
 from pugc_core.errors import CheckFailed, PugcError, SourceError
 from pugc_core.plan import Chain
-from pugc_core.stages import SHARDED
+from pugc_core.stages import REPORT
 from pugc_core.staleness import Survey
 from pugc_core.workspace import Workspace
 from pugc_dagster import definitions, finished, history, project, recorded
@@ -72,7 +72,7 @@ def run(found: dg.DagsterInstance, chain: Chain, names: Sequence[str] = (), to: 
     """
     if to is not None:
         chain.must_have(to)
-    stages = chain.steps[: chain.steps.index(to) + 1] if to else chain.steps
+    stages = [*chain.up_to(to), *([REPORT] if to in (None, REPORT) else [])]
     inbox = chain.workspace.shards()
     _must_be_there(names, inbox)
     if not inbox:
@@ -110,7 +110,7 @@ def refresh(
     _must_be_there(names, chain.workspace.shards())
     before = staleness.survey(chain)
     stages, shards = staleness.to_refresh(before, chain.sharded)
-    rest = [name for name in before.stages if name not in SHARDED and before.made[name]]
+    rest = [name for name in before.stages if name not in chain.sharded and before.made[name]]
     if left := [shard for shard in shards if names and shard not in names]:
         note(f"{len(left)} more shards are out of date and left as they are: {', '.join(left[:10])}")
         shards, rest = [shard for shard in shards if shard in names], []
@@ -142,32 +142,37 @@ def _run(
     tags: Mapping[str, str],
     bridges: Collection[str] = (),
 ) -> None:
-    """The sharded ones of `stages` over the shards `wanted`, then the others."""
+    """The nodes `stages` in their order: those with shards over the shards `wanted`, the others once."""
     finished.forget(chain.name)
     known = list(found.get_dynamic_partitions(partitions_name()))
     tags = {**tags, RUN_TAG: uuid.uuid4().hex[:12], RECIPE_TAG: chain.name}
-    sharded = [stage for stage in stages if stage in SHARDED]
-    failure: PugcError | None = None
-    for stretch in stretches(known, wanted, bridges=bridges):
-        ends = {ASSET_PARTITION_RANGE_START_TAG: stretch[0], ASSET_PARTITION_RANGE_END_TAG: stretch[-1]}
-        try:
-            _execute(found, chain, sharded, {**tags, **ends})
-        except PugcError as err:
-            failure = failure or err
-    if failure is not None:
-        raise failure
-    footers = [chain.tables.footers(stage) for stage in sharded]
-    failed = {shard for there in footers for shard, footer in there.items() if footer.failed}
-    rest = [stage for stage in stages if stage not in SHARDED]
-    if rest and not (wanted and wanted <= failed):  # of nothing but failures no data set is made
-        _execute(found, chain, rest, dict(tags))
+    segments = [(over, chosen) for over, names in chain.segments() if (chosen := [n for n in names if n in stages])]
+    if REPORT in stages:  # with what is made of all shards, where there is any
+        last = segments.pop()[1] if segments and not segments[-1][0] else []
+        segments.append((False, [*last, REPORT]))
+    for over_shards, names in segments:
+        if not over_shards:
+            _execute(found, chain, names, dict(tags))
+            continue
+        failure: PugcError | None = None
+        for stretch in stretches(known, wanted, bridges=bridges):
+            ends = {ASSET_PARTITION_RANGE_START_TAG: stretch[0], ASSET_PARTITION_RANGE_END_TAG: stretch[-1]}
+            try:
+                _execute(found, chain, names, {**tags, **ends})
+            except PugcError as err:
+                failure = failure or err
+        if failure is not None:
+            raise failure
+        footers = [chain.tables.footers(name) for name in names]
+        failed = {shard for there in footers for shard, footer in there.items() if footer.failed}
+        if wanted and wanted <= failed:  # of nothing but failures nothing more is made
+            return
 
 
-def _execute(found: dg.DagsterInstance, chain: Chain, stages: Sequence[str], tags: dict[str, str]) -> None:
-    """One run. A stage is named as in the asset's key after the recipe; "policy" means all of them."""
+def _execute(found: dg.DagsterInstance, chain: Chain, names: Sequence[str], tags: dict[str, str]) -> None:
+    """One run of these nodes."""
     defs = definitions.of([chain])
-    names = [*chain.nodes, "report"]
-    selection = [key(chain, name) for name in names if name in stages or name.partition("/")[0] in stages]
+    selection = [key(chain, name) for name in names]
     try:
         recorded.execute(
             found,

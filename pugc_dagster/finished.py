@@ -19,10 +19,10 @@ from pathlib import Path
 
 from pugc_core import exports, runs, storage
 from pugc_core.config import digest
-from pugc_core.errors import StorageError
+from pugc_core.errors import PugcError, StorageError
 from pugc_core.plan import Chain
 from pugc_core.records import ALL
-from pugc_core.stages import CHAIN, SHARDED
+from pugc_core.stages import POLICY, REPORT
 from pugc_core.staleness import Survey, survey
 from pugc_core.talk import SAMPLES
 from pugc_dagster import project
@@ -35,7 +35,7 @@ def covers(chain: Chain, shards: Collection[str] = (), to: str | None = None) ->
         finished, last, state = set(note["shards"]), str(note["to"]), str(note["state"])
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    names, to = set(shards or chain.workspace.shards()), to or CHAIN[-1]
+    names, to = set(shards or chain.workspace.shards()), to or REPORT
     if not names or not names <= finished or to not in _reached(chain, last) or state != _state(chain):
         return False
     return _settled(chain, names, to)
@@ -44,7 +44,7 @@ def covers(chain: Chain, shards: Collection[str] = (), to: str | None = None) ->
 def note(chain: Chain, shards: Collection[str], to: str | None) -> None:
     """Note that a run has ended well; but not where shards failed or a policy has no samples, which runs try again."""
     forget(chain.name)
-    to = to or CHAIN[-1]
+    to = to or REPORT
     if not _settled(chain, set(shards), to):
         return
     page = {"shards": sorted(shards), "to": to, "state": _state(chain)}
@@ -61,9 +61,9 @@ def forget(recipe: str) -> None:
 def record_idle(chain: Chain, shards: Collection[str] = (), to: str | None = None) -> None:
     """Note in the recipe's page of calls that its last run asked no model, as one that goes through everything does."""
     roles = {name: stage.role or "" for name, stage in chain.stages.items()}
-    reached = _reached(chain, to or CHAIN[-1])
+    reached = _reached(chain, to or REPORT)
     names = sorted(shards or chain.workspace.shards())
-    idle = {name: [ALL] if name == "dataset" else names for name in roles if name in reached}
+    idle = {name: names if name in chain.sharded else [ALL] for name in roles if name in reached}
     runs.record_idle(chain.workspace.calls(chain.name), roles, idle)
 
 
@@ -71,20 +71,22 @@ def _place(recipe: str) -> Path:
     return project.root() / ".dagster" / "finished" / f"{recipe}.json"
 
 
-def _reached(chain: Chain, to: str) -> tuple[str, ...]:
-    steps = chain.steps
-    return steps[: steps.index(to) + 1] if to in steps else ()
+def _reached(chain: Chain, to: str) -> list[str]:
+    """What a run up to a stage goes through; nothing for a name that is no stage's."""
+    if to in (POLICY, REPORT):
+        return [*chain.nodes, *([POLICY, REPORT] if to == REPORT else [POLICY])]
+    return chain.up_to(to) if to in chain.nodes else []
 
 
 def _settled(chain: Chain, shards: Collection[str], to: str) -> bool:
     """Whether staleness finds nothing to make for these shards, up to a stage, and every policy has its samples."""
     found = survey(chain, to)
     for stage in found.stages:
-        if not _wanting(found, stage).keys().isdisjoint(shards if stage in SHARDED else {ALL}):
+        if not _wanting(found, stage).keys().isdisjoint(shards if stage in chain.sharded else {ALL}):
             return False
-    if "policy" not in _reached(chain, to):
-        return True
-    folders = [chain.policy(objective) for objective in chain.recipe.training.objectives]
+    folders = [
+        chain.folder(name) for name in _reached(chain, to) if name in chain.nodes and chain.nodes[name].objective
+    ]
     return all(storage.exists(storage.join(folder, SAMPLES)) for folder in folders)
 
 
@@ -97,10 +99,12 @@ def _state(chain: Chain) -> str:
     """Changes with the recipe, the program, and every file that a run reads or writes but for the ledger's."""
     folders = [
         chain.workspace.inbox,
-        *(storage.join(chain.workspace.store.root, chain.tables.owner(stage), stage) for stage in chain.stages),
+        *(storage.join(chain.workspace.store.root, chain.tables.owner(name), name) for name in chain.stages),
         *(storage.join(chain.dataset, *view.split()) for view in exports.VIEWS),
-        *(chain.policy(objective) for objective in chain.recipe.training.objectives),
+        *(chain.folder(name) for name, node in chain.nodes.items() if node.objective),
     ]
+    with contextlib.suppress(PugcError):  # the report says what is wrong with one
+        folders += [storage.join(c.workspace.store.root, c.tables.owner("pairs"), "pairs") for c in chain.compared]
     reports, _, report = chain.report.rpartition("/")
     files = {folder: storage.signatures(folder) for folder in folders}
     shown = storage.signatures(reports).get(report)

@@ -28,18 +28,20 @@ class ShardTables(dg.ConfigurableIOManager):
     workspace: dg.ResourceDependency[Workspace]
 
     def handle_output(self, context: dg.OutputContext, obj: ShardStream) -> None:
-        recipe = _recipe(context)
+        owner, _ = _node(context)
         with contextlib.closing(obj.made) as shards:  # a write that fails is told to the stage, which notes the rest
             for made in shards:
                 if made.frame is not None:
-                    self.workspace.store.write(recipe, made.frame, made.footer)
+                    self.workspace.store.write(owner, made.frame, made.footer)
 
     def load_input(self, context: dg.InputContext) -> Mapping[str, Loaded]:
         assert context.upstream_output is not None
-        recipe, stage = _recipe(context.upstream_output), context.asset_key.path[-1]
+        owner, name = _node(context.upstream_output)
         shards = context.asset_partition_keys if context.has_asset_partitions else [ALL]
-        return {shard: Loaded(self.workspace.store, recipe, stage, shard) for shard in shards}
+        return {shard: Loaded(self.workspace.store, owner, name, shard) for shard in shards}
 
 
-def _recipe(context: dg.OutputContext) -> str:
-    return str((context.definition_metadata or {})["pugc/recipe"])
+def _node(context: dg.OutputContext) -> tuple[str, str]:
+    """The recipe that owns a node, and the node's name."""
+    metadata = context.definition_metadata or {}
+    return str(metadata["pugc/recipe"]), str(metadata["pugc/node"])

@@ -14,9 +14,9 @@ from pugc_core.measures import Measures, cut_off_share, moments, parse_rate, tot
 from pugc_core.models import Price
 from pugc_core.plan import Chain
 from pugc_core.records import NOTHING
-from pugc_core.stages import STAGES
+from pugc_core.stages import of_node
 from pugc_core.tables import Footer
-from pugc_dagster.keys import key
+from pugc_dagster.keys import node_key
 
 SAMPLE_ROWS = 3
 _CELL = 140
@@ -56,9 +56,9 @@ def of_run(
         metadata["change"] = change.sentence(max(chain.recipe.responses.k, 2))
         if change.examples:
             metadata["flipped pairs"] = dg.MetadataValue.md(_flipped(change))
-    if stage == "rewards" and (shape := summary.reward_shape(measures)):
+    if of_node(stage).name == "rewards" and (shape := summary.reward_shape(measures)):
         metadata["distribution"] = dg.MetadataValue.md(distribution(shape))
-    if stage == "quality":
+    if of_node(stage).name == "quality":
         rows = [(str(score), int(measures.get(f"score_{score}", 0))) for score in range(1, 6)]
         metadata["distribution"] = dg.MetadataValue.md(_bars(["score", "posts"], rows))
     metadata |= {
@@ -80,9 +80,9 @@ def sample(chain: Chain, stage: str, frame: pl.DataFrame) -> dict[str, Any]:
     kept = frame.filter("keep").head(SAMPLE_ROWS)
     if kept.is_empty():
         return {}
-    if stage == "pairs":
+    if of_node(stage).name == "pairs":
         return {"three pairs": dg.MetadataValue.md(pairs_side_by_side(chain.name, kept.to_dicts()))}
-    names = STAGES[stage].sample
+    names = of_node(stage).sample
     if not names:
         return {}
     rows = [[cell(row[name]) for name in names] for row in kept.iter_rows(named=True)]
@@ -90,15 +90,17 @@ def sample(chain: Chain, stage: str, frame: pl.DataFrame) -> dict[str, Any]:
 
 
 def distribution(shape: summary.RewardShape) -> str:
-    """Rewards in bands: of all responses, and without those to instructions whose responses all tied."""
-    most = max(*shape.histogram.values(), 1)
+    """Rewards in bands, where they have any: of all responses, and without those to instructions whose responses all
+    tied."""
+    most = max([*shape.histogram.values(), 1])
     rows = [[band, str(n), str(shape.untied[band]), "█" * round(20 * n / most)] for band, n in shape.histogram.items()]
+    fullest = f"; the fullest band has {shape.fullest:.1%}" if rows else ""
     head = (
         f"{shape.responses} responses, mean {shape.mean:.2f}, standard deviation {shape.std:.2f}; "
-        f"{shape.parse_rate:.1%} of the votes parsed; all responses tied for {shape.all_tied:.1%} of the instructions; "
-        f"the fullest band has {shape.fullest:.1%}"
+        f"{shape.parse_rate:.1%} of the votes parsed; all responses tied for {shape.all_tied:.1%} of the instructions"
+        f"{fullest}"
     )
-    return f"{head}\n\n{table(['reward', 'responses', 'without ties', ''], rows)}"
+    return f"{head}\n\n{table(['reward', 'responses', 'without ties', ''], rows)}" if rows else head
 
 
 def pairs_side_by_side(recipe: str, pairs: Sequence[Mapping[str, Any]]) -> str:
@@ -134,10 +136,14 @@ def cell(value: Any, most: int = _CELL) -> str:
 
 def column_lineage(chain: Chain, stage: str) -> dict[str, Any]:
     """Which column comes from which, as the web UI draws it, of the tables that the stage reads."""
-    read = chain.stages[stage].inputs
+    parents = chain.nodes[stage].parents
     deps = {
-        column: [dg.TableColumnDep(key(chain, source), name) for source, name in sources if source in read]
-        for column, sources in STAGES[stage].sources.items()
+        column: [
+            dg.TableColumnDep(asset_key=node_key(parents[source]), column_name=name)
+            for source, name in sources
+            if source in parents
+        ]
+        for column, sources in of_node(stage).sources.items()
     }
     if not any(deps.values()):
         return {}
@@ -148,15 +154,15 @@ def _numbers(stage: str, measures: Measures) -> dict[str, Any]:
     numbers: dict[str, Any] = {}
     if (rate := parse_rate(measures)) is not None:
         numbers["parse_rate"] = round(rate, 4)
-    if (name := STAGES[stage].quantity) and (found := moments(measures, name)):
+    if (name := of_node(stage).quantity) and (found := moments(measures, name)):
         numbers |= {f"{name}_mean": round(found.mean, 4), f"{name}_std": round(found.std, 4)}
     if found := moments(measures, "similarity"):
         numbers["similarity_mean"] = round(found.mean, 4)
     if (share := cut_off_share(measures)) is not None:
         numbers["cut_off"] = round(share, 4)
-    if stage == "rewards" and measures.get("instructions"):
+    if of_node(stage).name == "rewards" and measures.get("instructions"):
         numbers["all_tied"] = round(measures.get("tied", 0) / measures["instructions"], 4)
-    if stage == "pairs":
+    if of_node(stage).name == "pairs":
         for side in ("chosen", "rejected"):
             if length := moments(measures, f"{side}_tokens"):
                 numbers[f"{side}_tokens_mean"] = round(length.mean, 2)

@@ -17,7 +17,6 @@ from pugc_core import staleness
 from pugc_core.errors import PugcError, RecipeError
 from pugc_core.plan import Chain
 from pugc_core.recipe import Recipe, load
-from pugc_core.stages import SHARDED
 from pugc_core.staleness import Survey
 from pugc_dagster import checks, finished
 from pugc_dagster.keys import key
@@ -136,21 +135,17 @@ def _to_refresh(found: Survey | None) -> dict[str, str]:
     if found is None:
         return {}
     whys = _by_shard(found)
-    return {shard: whys.get(shard, "not finished") for shard in staleness.to_refresh(found, _sharded(found))[1]}
+    return {shard: whys.get(shard, "not finished") for shard in staleness.to_refresh(found, found.sharded)[1]}
 
 
 def _by_shard(found: Survey | None) -> dict[str, str]:
     """Why a shard is out of date, by shard: from its first stage that is, since what follows has it from there."""
     whys: dict[str, str] = {}
-    for stage in _sharded(found) if found else ():
+    for stage in found.sharded if found else ():
         assert found is not None
         for shard, why in found.outdated(stage).items():
             whys.setdefault(shard, f"{stage}: {why}")
     return whys
-
-
-def _sharded(found: Survey) -> list[str]:
-    return [stage for stage in found.stages if stage in SHARDED]
 
 
 def _sentences(found: Survey | None, stages: Iterable[str]) -> dict[str, str]:

@@ -17,9 +17,9 @@ import polars as pl
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from pugc_core import dropped, plots, provenance, runs, storage, summary, talk
-from pugc_core.errors import StorageError
-from pugc_core.measures import cut_off_share
+from pugc_core import compare, dropped, plots, provenance, runs, storage, summary, talk
+from pugc_core.errors import PugcError, StorageError
+from pugc_core.measures import banded, cut_off_share
 from pugc_core.plan import Chain
 
 LISTED = 2000
@@ -133,6 +133,7 @@ def _content(chain: Chain) -> dict[str, Any]:
         "whole": whole,
         "left_out": min(WHOLE, kept.height) - len(whole),
         "policies": {objective: record for objective, record in policies.items() if record},
+        "comparison": _comparison(chain),
         "samples": {objective: talk.samples(chain.policy(objective)) for objective in policies},
         "pictures": _pictures(chain, kept, judged, counted, policies, shards),
     }
@@ -167,6 +168,18 @@ def _whole(chain: Chain, pairs: pl.DataFrame) -> list[dict[str, Any]]:
     return found
 
 
+def _comparison(chain: Chain) -> dict[str, Any] | None:
+    """The comparison that the recipe asks for, or why there is none; None where it asks for none."""
+    if not chain.recipe.compare.with_:
+        return None
+    try:
+        found = compare.of([chain, *chain.compared])
+    except PugcError as err:
+        return {"error": err.line}
+    picture = Markup(plots.svg(plots.comparison(found)))
+    return {"error": "", "names": found.names, "rows": found.rows(), "notes": found.notes, "picture": picture}
+
+
 def _pictures(
     chain: Chain,
     kept: pl.DataFrame,
@@ -177,8 +190,10 @@ def _pictures(
 ) -> dict[str, Markup]:
     figures = {"funnel": plots.funnel(counted)}
     if judged:
-        spreads = summary.rows(chain.tables, "rewards", shards)["spread"]
-        figures |= {"rewards": plots.rewards(judged), "agreement": plots.agreement(spreads)}
+        votes = summary.rows(chain.tables, "rewards", shards)
+        figures["rewards"] = plots.rewards(judged, votes["reward"])
+        if banded(judged):  # a classifier's one score agrees with itself
+            figures["agreement"] = plots.agreement(votes["spread"])
     if kept.height:
         figures["pairs"] = plots.pairs(kept)
     for objective, record in policies.items():

@@ -38,16 +38,18 @@ def clipped(text: str, width: int, lines: int) -> list[str]:
 
 
 def histogram(shape: RewardShape, width: int) -> Iterator[str]:
-    """Rewards in bands from 1 to 5: a bar and a count for each; lighter, where all answers to a question tied."""
+    """Rewards in bands from 1 to 5: a bar and a count for each; lighter, where all answers to a question tied. Of a
+    classifier's scores, which have no bands, the mean and the ties."""
     yield f"rewards of {shape.responses:,} answers: mean {shape.mean:.2f}, std {shape.std:.2f}"
     room = max(8, min(_BAR, width - 18))
-    most = max(*shape.histogram.values(), 1)
+    most = max([*shape.histogram.values(), 1])
     for band, n in shape.histogram.items():
         cells = max(round(room * n / most), n > 0)
         solid = min(cells, max(round(room * shape.untied[band] / most), shape.untied[band] > 0))
         yield f"  {band}  {'█' * solid + '░' * (cells - solid):<{room}} {n:>5,}"
+    fullest, mark = (f"the fullest bin has {shape.fullest:.0%} of them; ", " (░)") if shape.histogram else ("", "")
     yield (
-        f"the fullest bin has {shape.fullest:.0%} of them; all tied (░): {shape.tied:,} of {shape.instructions:,} "
+        f"{fullest}all tied{mark}: {shape.tied:,} of {shape.instructions:,} "
         f"questions, {shape.all_tied:.0%}; {shape.parse_rate:.1%} of the votes parsed"
     )
 

@@ -39,6 +39,8 @@ _WORDS = [
 def plausible(request: Request, draw: int) -> str:
     """An answer in the form that the prompt asks for, computed from its digest: the same request, the same answer."""
     noise = request.key(draw)
+    if request.messages[-1].role == "assistant":  # a conversation to be scored
+        return repr(noise[1] / 8 - 8)
     if request.sampling.choices:
         # Mostly the first choice, so that a chain of filters lets enough through.
         return request.sampling.choices[0 if noise[0] < 230 else noise[1] % len(request.sampling.choices)]

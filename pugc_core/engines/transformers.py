@@ -43,25 +43,26 @@ class TransformersEngine:
         self.name = f"transformers {transformers.__version__}"
         self._batch = int(spec.options.get("batch_size", _SEQUENCES))
         self._device = str(spec.options.get("device", "cuda" if torch.cuda.is_available() else "cpu"))
-        dtype = "float32" if self._device == "cpu" and spec.dtype == "auto" else spec.dtype
-        try:
-            self._model = transformers.AutoModelForCausalLM.from_pretrained(
-                spec.location, revision=spec.revision or "main", dtype=dtype, trust_remote_code=False
-            )
-        except (OSError, ValueError) as err:
-            raise EngineError(f"transformers cannot load {spec.id}: {err}", fix="check the model folder or id") from err
-        if adapter := spec.adapter_folder:
-            self._model = _with_adapter(self._model, adapter)
+        self._model = self._load(spec, "float32" if self._device == "cpu" and spec.dtype == "auto" else spec.dtype)
         self._model.to(self._device).eval()
         limit = int(getattr(self._model.config, "max_position_embeddings", 0) or 4096)
         self._limit = min(spec.max_model_len or limit, limit)
         self._queue: list[tuple[Request, list[int]]] = []
         self._compiler: Any = None
-        ends = self._model.generation_config.eos_token_id
+
+    def _load(self, spec: ModelSpec, dtype: str) -> Any:
+        """The model, ready to be asked, on the CPU."""
+        import transformers
+
+        model = pretrained(transformers.AutoModelForCausalLM, spec, dtype)
+        if adapter := spec.adapter_folder:
+            model = _with_adapter(model, adapter)
+        ends = model.generation_config.eos_token_id
         self._end_tokens = {self._tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
         # Nothing else of the model's own settings (no_repeat_ngram_size, suppress_tokens ...): generate() would take
         # whatever it is not told from there, and no key knows of it.
-        self._model.generation_config = transformers.GenerationConfig(eos_token_id=ends)
+        model.generation_config = transformers.GenerationConfig(eos_token_id=ends)
+        return model
 
     def generate(self, requests: Iterable[Request | None]) -> Iterator[Answer | None]:
         self._queue.clear()
@@ -71,11 +72,14 @@ class TransformersEngine:
         self._queue.clear()
 
     def _add(self, request: Request) -> Refusal | None:
-        tokens = encode(self._tokenizer, request.messages, self._system_role)
+        tokens = self._tokens(request)
         if refused := refusal(request, len(tokens), self._limit):
             return refused
         self._queue.append((request, tokens))
         return None
+
+    def _tokens(self, request: Request) -> list[int]:
+        return encode(self._tokenizer, request.messages, self._system_role)
 
     def _step(self) -> Iterator[tuple[int, list[Generation]]]:
         # The oldest request sets the pace; the rest of the batch are those nearest to it in length.
@@ -276,6 +280,16 @@ class _SeededDraw:
         return forced.scatter(1, order.gather(1, chosen), 0.0)
 
 
+def pretrained(auto: Any, spec: ModelSpec, dtype: str, **more: Any) -> Any:
+    """What `auto.from_pretrained` makes of a model. Raises EngineError where it cannot."""
+    try:
+        return auto.from_pretrained(
+            spec.location, revision=spec.revision or "main", dtype=dtype, trust_remote_code=False, **more
+        )
+    except (OSError, ValueError) as err:
+        raise EngineError(f"transformers cannot load {spec.id}: {err}", fix="check the model folder or id") from err
+
+
 def chat_tokenizer(spec: ModelSpec) -> Any:
     """The model's tokenizer. Raises ModelNotFound where there is no such model, EngineError without a chat template."""
     try:
@@ -301,7 +315,8 @@ def chat_tokenizer(spec: ModelSpec) -> Any:
 
 def encode(tokenizer: Any, messages: Sequence[Message], system_role: bool | None = None) -> list[int]:
     """Token ids of the prompt in the model's chat format. A system text goes before the first user text where the
-    format has no place of its own for it (Mistral, Gemma), or where `system_role` is False."""
+    format has no place of its own for it (Mistral, Gemma), or where `system_role` is False. A conversation that ends in
+    the assistant's turn is whole: nothing of a next turn follows."""
     if system_role is False:
         messages = folded(messages)
     chat = [{"role": m.role, "content": _defang(m.content, tokenizer)} for m in messages]
@@ -315,7 +330,8 @@ def _render(tokenizer: Any, chat: Sequence[Mapping[str, str]]) -> str:
 
     system = chat[0]["content"].strip() if len(chat) > 1 and chat[0]["role"] == "system" else ""
     try:
-        text = str(tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
+        whole = chat[-1]["role"] == "assistant"
+        text = str(tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=not whole))
     except TemplateError as err:
         if not system:
             raise EngineError(f"the chat template refuses the prompt: {err}", fix="check chat_template.jinja") from err

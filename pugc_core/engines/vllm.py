@@ -32,6 +32,9 @@ _CPU_DEFAULTS = {
 class VllmEngine:
     """`spec.options` go to vLLM's engine arguments as they are (tensor_parallel_size, quantization ...)."""
 
+    runner = "generate"
+    """How vLLM runs the model."""
+
     def __init__(self, spec: ModelSpec) -> None:
         self._tokenizer = chat_tokenizer(spec)
         try:
@@ -44,6 +47,7 @@ class VllmEngine:
         on_cpu = current_platform.is_cpu()
         self.name = f"{'vllm-cpu' if on_cpu else 'vllm'} {vllm.__version__}"
         arguments: dict[str, Any] = {
+            "runner": self.runner,
             "model": spec.location,
             "revision": None if spec.local else spec.revision,
             "dtype": "float32" if on_cpu and spec.dtype == "auto" else spec.dtype,
@@ -75,38 +79,42 @@ class VllmEngine:
     def close(self) -> None:
         """Nothing to do: the process that holds the engine ends."""
 
+    def _tokens(self, request: Request) -> list[int]:
+        return encode(self._tokenizer, request.messages, self._system_role)
+
     def _add(self, request: Request) -> Refusal | None:
-        tokens = encode(self._tokenizer, request.messages, self._system_role)
+        tokens = self._tokens(request)
         if refused := refusal(request, len(tokens), self._limit):
             return refused
         self._number += 1
         name = str(self._number)
         self._requests[name] = (request, len(tokens))
-        self._engine.add_request(name, {"prompt_token_ids": tokens}, _parameters(request), lora_request=self._adapter)
+        prompt, asked = {"prompt_token_ids": tokens}, self._parameters(request)
+        self._engine.add_request(name, prompt, asked, lora_request=self._adapter)
         return None
 
     def _step(self) -> Iterator[tuple[int, list[Generation]]]:
         for output in self._engine.step():
             if not output.finished:
                 continue
-            request, prompt_tokens = self._requests.pop(output.request_id)
-            yield (
-                1,
-                [
-                    Generation(
-                        request.key(draw),
-                        completion.text,
-                        str(completion.finish_reason or "stop"),
-                        prompt_tokens,
-                        len(completion.token_ids),
-                        request.seed(draw),
-                        self.name,
-                    )
-                    for draw, completion in zip(
-                        request.draws, sorted(output.outputs, key=lambda c: c.index), strict=True
-                    )
-                ],
+            yield 1, self._generations(output, *self._requests.pop(output.request_id))
+
+    def _parameters(self, request: Request) -> Any:
+        return _parameters(request)
+
+    def _generations(self, output: Any, request: Request, prompt_tokens: int) -> list[Generation]:
+        return [
+            Generation(
+                request.key(draw),
+                completion.text,
+                str(completion.finish_reason or "stop"),
+                prompt_tokens,
+                len(completion.token_ids),
+                request.seed(draw),
+                self.name,
             )
+            for draw, completion in zip(request.draws, sorted(output.outputs, key=lambda c: c.index), strict=True)
+        ]
 
 
 def _adapter_arguments(spec: ModelSpec) -> dict[str, Any]:

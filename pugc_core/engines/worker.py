@@ -160,6 +160,10 @@ def _has(distribution: str) -> bool:
 
 
 def _open(spec: ModelSpec, kind: str) -> Engine:
+    if spec.kind == "classifier":
+        from pugc_core.engines.classifier import open_classifier
+
+        return open_classifier(spec, kind)
     if kind == "vllm":
         from pugc_core.engines.vllm import VllmEngine
 

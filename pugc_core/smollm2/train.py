@@ -178,7 +178,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--base", type=Path, required=True, help="folder of the base model")
     parser.add_argument("--sampled", type=Path, required=True, help="folder that `sample` wrote")
     parser.add_argument("--out", type=Path, required=True, help="folder of the adapter to write")
-    parser.add_argument("--millions", type=float, default=4.0, help="tokens to train on, in millions (default 4)")
+    parser.add_argument("--millions", type=float, default=3.4, help="tokens to train on, in millions (default 3.4)")
     parser.add_argument("--resume", action="store_true", help="go on from OUT.state")
     parser.add_argument("--minutes", type=float, default=5.0, help="minutes between states and progress lines")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

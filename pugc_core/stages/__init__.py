@@ -18,7 +18,15 @@ STAGES: Mapping[str, type[Stage]] = {
     stage.name: stage for stage in (Ugc, Quality, Instructions, Relevance, Responses, Rewards, Pairs, Dataset)
 }
 """By name, in run order. A filter stands after the stage whose rows it judges and before those that go on from it."""
-CHAIN = (*STAGES, "policy", "report")
+
+
+def of_node(name: str) -> type[Stage]:
+    """The stage of the node of a name, which may begin with a round."""
+    return STAGES[name.rpartition("/")[2]]
+
+
+POLICY, REPORT = "policy", "report"
+CHAIN = (*STAGES, POLICY, REPORT)
 """All that a recipe makes, in run order; `policy` is one for every objective of training."""
 SHARDED = tuple(name for name, stage in STAGES.items() if stage.sharded)
 """The stages that have one table per shard."""

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, NamedTuple
 import polars as pl
 
 from pugc_core.config import Config, digest
-from pugc_core.engines.base import Generation, Refusal, Request
+from pugc_core.engines.base import Generation, Refusal, Request, Sampling
 from pugc_core.measures import Measures
 from pugc_core.prompts import base as prompts
 from pugc_core.records import Table
@@ -161,6 +161,8 @@ class Asking(Stage):
     model: str
     context: int | None = None
     """The recipe's limit to the model's context; with another, other prompts are too long."""
+    asked: str | None = field(default=None, kw_only=True)
+    """The identity of the model in requests, where `model` only says where it will come from: it is being trained."""
 
     version: ClassVar[str] = "2"
     """Of the code that makes a table of the answers."""
@@ -187,7 +189,7 @@ class Asking(Stage):
             "parser": str(self.contract.PARSER_VERSION),
             "model": self.model,
             "context": str(self.context),
-            "sampling": digest(self.config.sampling.canonical),
+            "sampling": digest(self.sampling.canonical),
             **self.knobs,
         }
 
@@ -195,6 +197,12 @@ class Asking(Stage):
     def knobs(self) -> Mapping[str, str]:
         """Parts of the fingerprint that only this stage has."""
         return {}
+
+    @property
+    def sampling(self) -> Sampling:
+        """How its answers are drawn."""
+        sampling: Sampling = self.config.sampling
+        return sampling
 
     @abstractmethod
     def rows(self, inputs: Inputs) -> pl.DataFrame:
@@ -208,7 +216,8 @@ class Asking(Stage):
     def request(self, row: Mapping[str, Any], draws: Sequence[int] | None = None) -> Request:
         """What is asked about a row of `rows`."""
         messages = self.prompt.render({slot: row[slot] for slot in self.prompt.slots})
-        return Request(self.model, messages, self.config.sampling, self.draws if draws is None else tuple(draws))
+        chosen = self.draws if draws is None else tuple(draws)
+        return Request(self.asked or self.model, messages, self.sampling, chosen)
 
     def requests(self, inputs: Inputs) -> Iterator[tuple[Mapping[str, Any], Request]]:
         """Every row with its request."""

@@ -6,8 +6,9 @@ stands in several shards (the same post twice) is taken once, and so is a post w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import polars as pl
@@ -33,6 +34,19 @@ class DatasetConfig(Config):
 
 
 @dataclass(frozen=True)
+class Merged:
+    """How many of a recipe's pairs go into a data set that is made of several recipes' (`recipe.MergedConfig`)."""
+
+    weight: float | None = None
+    limit: int | None = None
+
+
+def slot(recipe: str) -> str:
+    """Under which name the pairs of a recipe are read, where several are merged."""
+    return f"pairs@{recipe}"
+
+
+@dataclass(frozen=True)
 class Dataset(Stage):
     config: DatasetConfig
     prompt: Prompt
@@ -40,6 +54,8 @@ class Dataset(Stage):
     near_duplicates: Literal["drop", "keep"] = "drop"
     similarity: float = 0.8
     """As stage `ugc` has them: it sees one shard, this stage all."""
+    merge: Mapping[str, Merged] = field(default_factory=dict, kw_only=True)
+    """The recipes whose pairs are merged, by name; where there are none, those of this recipe are taken."""
 
     name = "dataset"
     after = "pairs"
@@ -87,8 +103,16 @@ class Dataset(Stage):
     dropped = Dropped("prompt")
 
     @property
+    def inputs(self) -> tuple[str, ...]:
+        return tuple(map(slot, self.merge)) or super().inputs
+
+    @property
     def fingerprint(self) -> Mapping[str, str]:
+        merge = (
+            {"merge": digest([[name, of.weight, of.limit] for name, of in self.merge.items()])} if self.merge else {}
+        )
         return {
+            **merge,
             "version": "3",
             "prompt": self.prompt.fingerprint,
             "split": digest(self.config.test_share),
@@ -101,15 +125,21 @@ class Dataset(Stage):
         """`inputs["pairs"]` holds the pairs of all shards, with their shard in an extra column."""
         yield from ()
         rows, seen = [], set[str]()
-        pairs = inputs["pairs"].filter(pl.col("keep")).sort("shard", "pair_id", maintain_order=True)
+        pairs = self._pairs(inputs)
         if older := pairs.filter(pl.col("post").is_null())["shard"].unique().sort().to_list():
             raise StorageError(
                 f"the pairs of {len(older)} shards were made by an older version of pugc: {', '.join(older[:5])}",
                 fix="make them again: pugc refresh; it costs no calls but those that the new version asks for",
             )
         groups = grouped(pairs, self.similarity)
+        questions: dict[str, str] = {}
         for row in pairs.iter_rows(named=True):
             reason = self._reason(row, seen, groups)
+            if self.merge and reason is None:
+                folded = " ".join(row["instruction"].lower().split())
+                reason = (
+                    "duplicate_question" if questions.setdefault(folded, row["pair_id"]) != row["pair_id"] else None
+                )
             seen.add(row["pair_id"])
             messages = self.prompt.render({"instruction": row["instruction"]})
             rows.append(
@@ -127,9 +157,37 @@ class Dataset(Stage):
                     "drop_reason": reason,
                 }
             )
+        if self.merge:
+            self._measure_out(rows)
         for row in self._over_limit(rows):
             row |= {"keep": False, "drop_reason": "over_limit"}
         return self.table.frame(rows)
+
+    def _pairs(self, inputs: Inputs) -> pl.DataFrame:
+        """The kept pairs with their shard, before whose name stands the recipe's where several are merged."""
+        if not self.merge:
+            return inputs["pairs"].filter("keep").sort("shard", "pair_id", maintain_order=True)
+        parts = [
+            inputs[slot(name)]
+            .filter("keep")
+            .sort("shard", "pair_id", maintain_order=True)
+            .with_columns(shard=pl.lit(f"{name}/") + pl.col("shard"))
+            for name in self.merge
+        ]
+        return pl.concat(parts)
+
+    def _measure_out(self, rows: Sequence[dict[str, Any]]) -> None:
+        """No more of each recipe's pairs than its limit and its weight allow. By the pairs' ids, which are hashes, so
+        that the same pairs stay when others come."""
+        kept = {
+            name: [row for row in rows if row["keep"] and row["shard"].startswith(f"{name}/")] for name in self.merge
+        }
+        for name, of in self.merge.items():
+            kept[name] = _cut(kept[name], of.limit, "over_limit")
+        weights = {name: of.weight for name, of in self.merge.items() if of.weight}
+        size = min((len(kept[name]) / weight for name, weight in weights.items()), default=0.0)
+        for name, weight in weights.items():
+            _cut(kept[name], math.floor(weight * size + 1e-9), "over_weight")
 
     def _over_limit(self, rows: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
         """The pairs that there is no room for."""
@@ -143,3 +201,11 @@ class Dataset(Stage):
         if pair["pair_id"] in seen:
             return "duplicate"
         return "near_duplicate" if self.near_duplicates == "drop" and pair["ugc_id"] in groups.copy_of else None
+
+
+def _cut(rows: list[dict[str, Any]], most: int | None, reason: str) -> list[dict[str, Any]]:
+    """The first of the rows by their ids; of the others, it is noted why they are not taken."""
+    ordered = sorted(rows, key=lambda row: row["pair_id"])
+    for row in ordered[most:] if most is not None else ():
+        row |= {"keep": False, "drop_reason": reason}
+    return ordered[:most]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, ClassVar, Literal
 
@@ -49,6 +49,8 @@ class ResponsesConfig(Config):
 @dataclass(frozen=True)
 class Responses(Asking):
     config: ResponsesConfig
+    part: tuple[int, int] | None = field(default=None, kw_only=True)
+    """(2, 3) asks about the second of three parts of the posts, by their ids; None about all."""
 
     name = "responses"
     role = "policy"
@@ -80,9 +82,10 @@ class Responses(Asking):
 
     @property
     def knobs(self) -> Mapping[str, str]:
-        limits = {"limits": digest([self.config.k, self.config.cut_off])}
         # Named only where there is one, so that tables from before there was a choice stay current.
-        return limits | ({"vary": self.varied.fingerprint} if self.varied else {})
+        part = {"part": "{} of {}".format(*self.part)} if self.part else {}
+        vary = {"vary": self.varied.fingerprint} if self.varied else {}
+        return {"limits": digest([self.config.k, self.config.cut_off]), **part, **vary}
 
     @functools.cached_property
     def varied(self) -> prompts.Prompt | None:
@@ -96,7 +99,12 @@ class Responses(Asking):
         return tuple(range(self.config.k))
 
     def rows(self, inputs: Inputs) -> pl.DataFrame:
-        return self.rows_in(inputs).select("instruction_id", "instruction")
+        rows = self.rows_in(inputs)
+        if self.part:
+            number, parts = self.part
+            mine = [int(ugc_id, 16) % parts == number - 1 for ugc_id in rows["ugc_id"]]
+            rows = rows.filter(pl.Series(mine, dtype=pl.Boolean()))
+        return rows.select("instruction_id", "instruction")
 
     def sent(self, row: Mapping[str, Any], draws: Sequence[int], given: Sequence[str | None]) -> Request:
         """What is asked for these draws when the draws before them have given these texts."""
@@ -104,7 +112,7 @@ class Responses(Asking):
         if self.varied is None or not earlier:
             return self.request(row, draws)
         messages = self.varied.render({"instruction": row["instruction"], "earlier": contract.listed(earlier)})
-        return Request(self.model, messages, self.config.sampling, tuple(draws))
+        return Request(self.asked or self.model, messages, self.sampling, tuple(draws))
 
     def build(self, shard: str, inputs: Inputs) -> Build:
         instructions = list(self.rows(inputs).iter_rows(named=True))

@@ -38,6 +38,8 @@ PATIENCE = 8
 
 
 class RewardsConfig(Config):
+    """Where the judge is a classifier (`stages.scores`), only `prompt` and `reference` count."""
+
     prompt: str = "default"
     """`default` (reference document, the paper's reading), `prometheus` (reference answer worth 5), `short`, or the
     path of a prompt file with the slots {instruction}, {response} and {ugc}. With `reference = "none"`:
@@ -128,10 +130,11 @@ class Rewards(Asking):
             (
                 "votes",
                 pl.List(VOTE),
-                "every draw of the judge: score (null = did not parse, or never came) and the whole feedback",
+                "every draw of the judge: score from 1 to 5 (null = did not parse, or never came) and the whole "
+                "feedback; a classifier's one answer is its score as feedback",
             ),
             ("n_valid", pl.Int32(), "votes that parsed"),
-            ("reward", pl.Float64(), "the valid votes aggregated; null when too few"),
+            ("reward", pl.Float64(), "the valid votes aggregated, or a classifier's score; null when too few"),
             ("spread", pl.Float64(), "standard deviation of the valid votes (population)"),
         ],
     )
@@ -247,20 +250,22 @@ class Rewards(Asking):
 
     @staticmethod
     def unread() -> pl.Expr:
-        return pl.col("votes").list.eval(pl.element().struct.field("score").is_null()).list.any()
+        return pl.col("votes").list.len() > pl.col("n_valid")
 
     @staticmethod
     def measure(frame: pl.DataFrame) -> Measures:
-        votes = pl.col("votes").explode().struct
-        scores = frame.select(votes.field("score"), votes.field("draw"))
         judged = frame.filter("keep")
         ties = judged.group_by("instruction_id").agg(tied=pl.col("reward").n_unique() == 1)
-        banded = judged.join(ties, on="instruction_id").with_columns(
-            band=((pl.col("reward") * 2).floor() / 2).clip(BANDS[0], BANDS[-1])
+        # Bands are of the scale from 1 to 5, which a classifier's scores are not on.
+        on_scale = pl.col("votes").list.eval(pl.element().struct.field("score").is_not_null()).list.any()
+        banded = (
+            judged.filter(on_scale)
+            .join(ties, on="instruction_id")
+            .with_columns(band=((pl.col("reward") * 2).floor() / 2).clip(BANDS[0], BANDS[-1]))
         )
         measures: dict[str, float] = {
-            "answers": scores["draw"].count(),
-            "parsed": scores["score"].count(),
+            "answers": int(frame["votes"].list.len().sum()),
+            "parsed": int(frame["n_valid"].sum()),
             "voteless": frame.filter(pl.col("n_valid") == 0, pl.col("votes").list.len() > 0).height,
             "instructions": ties.height,
             "tied": int(ties["tied"].sum()),

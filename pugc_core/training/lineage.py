@@ -12,12 +12,13 @@ from pugc_core.training.config import VERSION
 FILE = "lineage.json"
 
 
-def wanted(recipe: Recipe, objective: str, dataset: str | None) -> dict[str, Any]:
-    """What a policy trained now would be made from; `dataset` is the content hash of the data set."""
+def wanted(recipe: Recipe, objective: str, dataset: str | None, start: str | None = None) -> dict[str, Any]:
+    """What a policy trained now would be made from; `dataset` is the content hash of the data set, `start` the identity
+    of the model that it starts from, where that is not the recipe's."""
     policy = recipe.model("policy")
     return {
         "dataset": dataset,
-        "start": policy.identity,
+        "start": start or policy.identity,
         "knobs": recipe.training.knobs(objective),
         "version": VERSION,
         # Not where it is at its default: policies from before it counted are what they would be.

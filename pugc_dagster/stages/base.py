@@ -9,28 +9,26 @@ from typing import Any
 
 import dagster as dg
 
-from pugc_core import runs
+from pugc_core import run, runs
 from pugc_core.changes import Change, compare
 from pugc_core.checks import Checked, gate
 from pugc_core.config import digest
 from pugc_core.dispatch import Calls
 from pugc_core.engines import EngineHost
-from pugc_core.engines.pins import pinned
 from pugc_core.errors import PugcError, StorageError, Unforeseen
 from pugc_core.ledger import Ledger
 from pugc_core.models import Price
-from pugc_core.pipeline import Inputs, Made, Pass
+from pugc_core.pipeline import Inputs, Made
 from pugc_core.plan import Chain
 from pugc_core.progress import Reporter
 from pugc_core.records import ALL
-from pugc_core.references import References
-from pugc_core.stages import STAGES
-from pugc_core.stages.base import Stage
+from pugc_core.stages import of_node
+from pugc_core.stages.rewards import Rewards
 from pugc_core.staleness import survey
 from pugc_core.tables import Footer, Loaded
 from pugc_dagster import checks, events, metadata
 from pugc_dagster.io import ShardStream
-from pugc_dagster.keys import key
+from pugc_dagster.keys import key, node_key
 from pugc_dagster.partitions import EVERY_SHARDS_RUN, shards
 
 RUN_TAG = "pugc/run"
@@ -58,11 +56,12 @@ def _quietly() -> Iterator[None]:
 @_quietly()
 def stage_asset(chain: Chain, name: str) -> dg.AssetsDefinition:
     """The asset of a node of `chain`, its owner, that has a table per shard."""
-    recipe, stage = chain.recipe, chain.stages[name]
+    recipe, stage, parents = chain.recipe, chain.stages[name], chain.nodes[name].parents
 
     @dg.asset(
         key=key(chain, name),
-        ins={slot: dg.AssetIn(key=key(chain, slot)) for slot in stage.inputs},
+        ins={slot: dg.AssetIn(key=node_key(parents[slot])) for slot in stage.inputs},
+        deps=[node_key(parent) for slot, parent in parents.items() if slot not in stage.inputs],
         description=stage.about,
         group_name=recipe.group,
         partitions_def=shards,
@@ -75,16 +74,17 @@ def stage_asset(chain: Chain, name: str) -> dg.AssetsDefinition:
         kinds={"parquet"},
         metadata={
             "pugc/recipe": recipe.name,
-            "dagster/column_schema": column_schema(stage.name),
+            "pugc/node": name,
+            "dagster/column_schema": column_schema(name),
             **({"model": recipe.model(stage.role).id} if stage.role else {}),
         },
         check_specs=checks.specs(key(chain, name), stage),
     )
     def asset(context: dg.AssetExecutionContext, **tables: Mapping[str, Loaded]) -> Any:
         names = context.partition_keys
-        seen = Seen(chain, stage)
+        seen = Seen(chain, name)
         for slot in stage.inputs:
-            gate(seen.checked(slot, _footers(tables[slot]), made=[]))
+            gate(seen.checked(parents[slot].name, _footers(tables[slot]), made=[]))
         yield dg.Output(ShardStream(stream(context, seen, names, tables)))
         yield from seen.check_results()
 
@@ -102,8 +102,8 @@ def _footers(tables: Mapping[str, Loaded]) -> dict[str, Footer]:
 class Seen:
     """What a step saw go by: the footers of its shards, which of them it made, what changed, what it asked."""
 
-    def __init__(self, chain: Chain, stage: Stage) -> None:
-        self.chain, self.stage = chain, stage
+    def __init__(self, chain: Chain, name: str) -> None:
+        self.chain, self.name, self.stage = chain, name, chain.ready(name)
         self.footers: dict[str, Footer] = {}
         self.made: list[str] = []
         self.metadata: dict[str, dict[str, Any]] = {}
@@ -117,7 +117,7 @@ class Seen:
 
     def add(self, made: Made) -> None:
         """A shard that is about to be written."""
-        name, tables = self.stage.name, self.chain.tables
+        name, tables = self.name, self.chain.tables
         self.footers[made.shard] = made.footer
         path = tables.path(name, made.shard)
         calls = made.calls if self.stage.role else None
@@ -126,7 +126,7 @@ class Seen:
             return
         self.made.append(made.shard)
         self.samples = self.samples or metadata.sample(self.chain, name, made.frame)
-        if name == "pairs":
+        if self.stage.name == "pairs":
             with contextlib.suppress(StorageError):  # none before, or a damaged one
                 self.change += compare(tables.read(name, made.shard), made.frame)
 
@@ -138,22 +138,23 @@ class Seen:
         asked = total if self.stage.role else None
         footers = self.footers
         if self.earlier.shards:
-            there = self.chain.tables.footers(self.stage.name)
+            there = self.chain.tables.footers(self.name)
             footers = {shard: there[shard] for shard in self.earlier.shards if shard in there} | footers
         change = self.change if self.stage.name == "pairs" else None
         if not self.made and self.footers and self.stage.name != "dataset":  # show what is there
             with contextlib.suppress(StorageError):
-                first = self.chain.tables.read(self.stage.name, next(iter(self.footers)))
-                self.samples = metadata.sample(self.chain, self.stage.name, first)
-        return metadata.of_run(self.chain, self.stage.name, footers.values(), asked, self.price, change, self.samples)
+                first = self.chain.tables.read(self.name, next(iter(self.footers)))
+                self.samples = metadata.sample(self.chain, self.name, first)
+        return metadata.of_run(self.chain, self.name, footers.values(), asked, self.price, change, self.samples)
 
     def checked(self, stage: str, footers: Mapping[str, Footer], made: Sequence[str]) -> Checked:
         """What checks look at: a stage's tables of this run."""
-        recipe = self.chain.recipe
-        return Checked(self.chain.tables, stage, footers, made, recipe.checks, recipe.rewards.n)
+        rewards = self.chain.stages["rewards"]
+        assert isinstance(rewards, Rewards)
+        return Checked(self.chain.tables, stage, footers, made, self.chain.recipe.checks, len(rewards.draws))
 
     def check_results(self) -> Iterator[dg.AssetCheckResult]:
-        name = self.stage.name
+        name = self.name
         asset = key(self.chain, name)
         yield from checks.results(asset, self.checked(name, self.footers, made=self.made))
         yield from checks.of_survey(asset, name, survey(self.chain, to=name))
@@ -161,29 +162,17 @@ class Seen:
 
 def stream(context: dg.AssetExecutionContext, seen: Seen, names: Sequence[str], inputs: Inputs) -> Generator[Made]:
     """The stage's shards as they are made, with their metadata; when it ends, however it ends, its calls are noted."""
-    stage, chain, recipe, workspace = seen.stage, seen.chain, seen.chain.recipe, seen.chain.workspace
+    stage, chain, workspace = seen.stage, seen.chain, seen.chain.workspace
     ledger: Ledger = context.resources.ledger
     host: EngineHost = context.resources.engines
-    model = recipe.model(stage.role or "policy")
-    work = Pass(
-        stage,
-        names,
-        inputs,
-        tables=chain.tables,
-        ledger=ledger,
-        engine=lambda: host.engine(pinned(model, ledger.root)),
-        context=model.context,
-        path_of=workspace.source,
-        source_hashes=workspace.source_hashes() if stage.name == "ugc" else {},
-        progress=Reporter(f"{recipe.name} {stage.name}", context.log.info),
-        references=References(chain.tables, workspace.shards()),
-    )
-    page, run = workspace.calls(recipe.name), context.run.tags.get(RUN_TAG, context.run.run_id)
-    seen.earlier = runs.earlier(page, run, stage.name)
+    reporter = Reporter(f"{chain.name} {seen.name}", context.log.info)
+    work = run.tables(chain, seen.name, names, inputs, ledger=ledger, engines=host.engine, progress=reporter)
+    page, run_id = workspace.calls(chain.name), context.run.tags.get(RUN_TAG, context.run.run_id)
+    seen.earlier = runs.earlier(page, run_id, seen.name)
     seen.change = seen.earlier.change
     begun = time.monotonic()
     written: list[str] = []
-    asset = key(chain, stage.name)
+    asset = key(chain, seen.name)
     try:
         for made in work:
             seen.add(made)
@@ -204,12 +193,12 @@ def stream(context: dg.AssetExecutionContext, seen: Seen, names: Sequence[str], 
         raise
     finally:
         for shard, failure in work.failed.items():
-            context.log.error(f"{stage.name} of shard {shard}: {failure}{_traceback(failure)}")
+            context.log.error(f"{seen.name} of shard {shard}: {failure}{_traceback(failure)}")
         ledger.flush()
         runs.record(
             page,
-            run,
-            stage.name,
+            run_id,
+            seen.name,
             stage.role or "",
             work.calls,
             shards=names,
@@ -232,7 +221,7 @@ def _partition(shard: str) -> str | None:
 
 def column_schema(stage: str) -> dg.TableSchema:
     """The table's columns with their meaning, as the web UI shows them."""
-    table = STAGES[stage].table
+    table = of_node(stage).table
     return dg.TableSchema(
         columns=[
             dg.TableColumn(

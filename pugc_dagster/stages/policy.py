@@ -10,23 +10,20 @@ from typing import Any
 
 import dagster as dg
 
-from pugc_core import plots, progress, storage, talk
+from pugc_core import plots, progress, run, storage, talk
 from pugc_core.config import digest
 from pugc_core.engines import EngineHost
-from pugc_core.engines.pins import pinned
 from pugc_core.errors import PugcError, TrainingError
 from pugc_core.licences import licences
-from pugc_core.models import ModelSpec
-from pugc_core.plan import POLICY, Chain
+from pugc_core.plan import Chain
 from pugc_core.progress import Reporter
 from pugc_core.records import ALL
 from pugc_core.staleness import survey
-from pugc_core.training import card, lineage
+from pugc_core.training import card
 from pugc_core.training.config import VERSION
-from pugc_core.training.run import run
 from pugc_core.training.summary import Summary
 from pugc_dagster import checks
-from pugc_dagster.keys import key
+from pugc_dagster.keys import key, node_key
 from pugc_dagster.metadata import cell, table
 from pugc_dagster.resources import told
 
@@ -35,11 +32,12 @@ SENTENCE = "The policy, trained by {objective} to prefer the chosen answers; an 
 
 def asset(chain: Chain, name: str) -> dg.AssetsDefinition:
     """The asset of a node of `chain`, its owner, that is a policy."""
-    recipe, objective = chain.recipe, name.removeprefix(POLICY)
+    recipe, node = chain.recipe, chain.nodes[name]
+    objective, dataset = str(node.objective), node.parents["dataset"].name
 
     @dg.asset(
         key=key(chain, name),
-        deps=[key(chain, "dataset")],
+        deps=[node_key(parent) for parent in node.parents.values()],
         description=SENTENCE.format(objective=recipe.training.loss(objective).title),
         group_name=recipe.group,
         code_version=digest([VERSION, recipe.training.knobs(objective)]),
@@ -65,23 +63,24 @@ def asset(chain: Chain, name: str) -> dg.AssetsDefinition:
                 f"a policy is trained from and into local folders, and the data lies on {workspace.root}",
                 fix="pugc export the dataset, or set PUGC_DATA to a folder",
             )
-        out = Path(chain.policy(objective))
-        footer = chain.tables.footer("dataset", ALL)
-        wanted = lineage.wanted(recipe, objective, footer.content if footer else None)
-        if lineage.same(lineage.recorded(str(out)), wanted):
+        out = Path(chain.folder(name))
+        footer = chain.tables.footer(dataset, ALL)
+        run.must_have_pairs(chain, name)
+        wanted = chain.wanted(name, footer)
+        if run.current(chain, name):
             context.log.info("the policy is what this dataset and recipe would give again; nothing to train")
             summary = Summary.of(json.loads((out / "training.json").read_text(encoding="utf-8")))
             reused = True
         else:
             host.close()  # the models that made the data give the memory to the training
-            summary = _train(context, chain, objective, out)
+            summary = _train(context, chain, name, out)
             reused = False
         # Also where nothing was trained: other shards may have given the same data set.
-        lineage.record(str(out), wanted, dict(footer.inputs) if footer else {})
+        run.record(chain, name)
         asked = {stage.name: stage.fingerprint["prompt"] for stage in chain.stages.values() if stage.role}
-        pairs = chain.tables.read("dataset", ALL, ["license", "keep"])
+        pairs = chain.tables.read(dataset, ALL, ["license", "keep"])
         card.write(out, recipe, summary, wanted, asked, licences(pairs))
-        shown = _samples(context, chain, objective, out)
+        shown = _samples(context, chain, name, out)
         if recipe.training.push_to:
             context.log.info(f"pushed to {card.push(out, f'{recipe.training.push_to}-{objective}')}")
         picture = base64.b64encode(plots.png(plots.curves(summary.curve, objective))).decode()
@@ -130,12 +129,12 @@ def _learned(asset: dg.AssetKey, summary: Summary) -> dg.AssetCheckResult:
     )
 
 
-def _samples(context: dg.AssetExecutionContext, chain: Chain, objective: str, out: Path) -> list[dict[str, str]]:
+def _samples(context: dg.AssetExecutionContext, chain: Chain, name: str, out: Path) -> list[dict[str, str]]:
     """Answers of start and policy to held-out questions, kept in the policy's folder for the report."""
     place = out / talk.SAMPLES
     if not place.is_file():
         try:
-            shown = talk.held_out(chain, context.resources.engines, objective)
+            shown = talk.held_out(chain, context.resources.engines, name)
         except PugcError as err:  # the policy is trained all the same
             context.log.warning(f"no samples of the policy: {err}")
             return []
@@ -148,10 +147,10 @@ class _OneWriter(dg.PipesTempFileMessageReader):
     """Dagster's own says the same, with a warning in the log of every training that it is in preview."""
 
 
-def _train(context: dg.AssetExecutionContext, chain: Chain, objective: str, out: Path) -> Summary:
+def _train(context: dg.AssetExecutionContext, chain: Chain, name: str, out: Path) -> Summary:
     recipe = chain.recipe
     # The lines of the log come from the training itself, through Dagster Pipes; the terminal's bar is ours.
-    reporter = Reporter(f"{recipe.name} policy/{objective}", lambda _: None)
+    reporter = Reporter(f"{recipe.name} {name}", lambda _: None)
 
     def report(event: Mapping[str, Any]) -> None:
         shown = ("loss", "margin", "accuracy")
@@ -161,27 +160,17 @@ def _train(context: dg.AssetExecutionContext, chain: Chain, objective: str, out:
 
     def say(what: str) -> None:
         context.log.info(what)
-        progress.say(f"{recipe.name} policy/{objective}: {what}")
+        progress.say(f"{recipe.name} {name}: {what}")
 
-    start = pinned(recipe.model("policy"), chain.workspace.ledger)
-    start.bring(told(context.log.info))
-    progress.say(f"{recipe.name} policy/{objective}: starting the training: about 20 s")
+    chain.model(name).bring(told(context.log.info))
+    progress.say(f"{recipe.name} {name}: starting the training: about 20 s")
     with dg.open_pipes_session(
         context=context,
         context_injector=dg.PipesTempFileContextInjector(),
         message_reader=_OneWriter(),
     ) as session:
-        summary = run(
-            system_role=recipe.model("policy").system_role,
-            dataset=chain.dataset,
-            start=start_of(start),
-            objective=objective,
-            config=recipe.training,
-            out=str(out),
-            report=report,
-            say=say,
-            module="pugc_dagster.piped",
-            env=session.get_bootstrap_env_vars(),
+        summary = run.train(
+            chain, name, report=report, say=say, module="pugc_dagster.piped", env=session.get_bootstrap_env_vars()
         )
     progress.say("")
     reporter(summary.steps, summary.steps, summary.headline)
@@ -190,18 +179,3 @@ def _train(context: dg.AssetExecutionContext, chain: Chain, objective: str, out:
     context.log.info(summary.headline)
     context.log.info(f"trained: {json.dumps({k: v for k, v in asdict(summary).items() if k != 'curve'})}")
     return summary
-
-
-def start_of(model: ModelSpec) -> str:
-    """Where training starts. Raises TrainingError for a model that is not at hand as weights."""
-    if model.engine == "scripted":
-        raise TrainingError(
-            "the role policy is played by a script, which has no weights to train",
-            fix="pugc run --to dataset, or give the role policy a model",
-        )
-    if model.adapter is not None:
-        raise TrainingError(
-            f"the role policy is played by {model.id} with an adapter, and training starts from whole models",
-            fix="merge the adapter into the model (peft's merge_and_unload), and name the folder of the result as id",
-        )
-    return f"{model.location}@{model.revision}" if model.revision and not model.local else model.location

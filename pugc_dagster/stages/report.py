@@ -3,7 +3,7 @@
 import dagster as dg
 
 from pugc_core import progress, storage
-from pugc_core.plan import POLICY, Chain
+from pugc_core.plan import Chain
 from pugc_dagster import reports
 from pugc_dagster.keys import key
 
@@ -11,7 +11,7 @@ SENTENCE = "One HTML file, readable offline: rows kept and dropped, calls, rewar
 
 
 def asset(chain: Chain) -> dg.AssetsDefinition:
-    before = [name for name in chain.nodes if name == "dataset" or name.startswith(POLICY)]
+    before = [name for name in chain.nodes if name not in chain.sharded]
 
     @dg.asset(
         key=key(chain, "report"),

@@ -176,7 +176,7 @@ def test_engines_and_training_take_the_folder(converted: tuple[Path, list[str]],
 
     from pugc_core.engines.base import Generation, Request, Sampling
     from pugc_core.prompts.base import Message
-    from pugc_dagster.stages.policy import start_of
+    from pugc_core.run import start_of
 
     shutil.copytree(converted[0], base.place())  # under the name that the engine's process knows
     spec = SPEC.model_copy(update={"engine": "transformers"})

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 
+import numpy as np
 import pytest
 
-from pugc_core.intervals import bootstrap, share
+from pugc_core.intervals import bootstrap, bootstrap_totals, share, share_of
 
 
 def test_the_interval_of_a_share_is_wilsons() -> None:
@@ -17,6 +19,7 @@ def test_the_interval_of_a_share_is_wilsons() -> None:
     sure = share([True] * 10)
     assert sure.high == 1.0
     assert sure.low == pytest.approx(0.722467, abs=1e-4)
+    assert share_of(8, 10) == made
 
 
 def test_the_bootstrap_holds_the_statistic_and_repeats_itself() -> None:
@@ -30,11 +33,25 @@ def test_the_bootstrap_holds_the_statistic_and_repeats_itself() -> None:
     assert bootstrap([3.0] * 5, statistics.fmean).low == 3.0
 
 
+def test_the_bootstrap_of_totals_is_that_of_samples() -> None:
+    parts = np.array([[float(n), 1.0] for n in range(100)])
+    made = bootstrap_totals(parts, lambda sums: sums[0] / sums[1])
+    assert (made.value, made.n) == (49.5, 100)
+    assert made.low == pytest.approx(49.5 - 1.96 * 2.887, abs=0.8)
+    assert made.high == pytest.approx(49.5 + 1.96 * 2.887, abs=0.8)
+    assert bootstrap_totals(parts, lambda sums: sums[0] / sums[1]) == made
+    # A quarter of the resamples has twice the second sample, of which there is no statistic.
+    some = bootstrap_totals(np.array([[1.0, 1.0], [1.0, 0.0]]), lambda s: s[0] / s[1] if s[1] else math.nan)
+    assert (some.value, some.low, some.high) == (2.0, 1.0, 2.0)
+
+
 def test_nothing_has_no_statistic() -> None:
     with pytest.raises(ValueError, match="of nothing"):
         share([])
     with pytest.raises(ValueError, match="of nothing"):
         bootstrap([], statistics.fmean)
+    with pytest.raises(ValueError, match="of nothing"):
+        bootstrap_totals(np.zeros((0, 2)), lambda sums: sums[0])
 
 
 def test_auc_and_correlation_by_hand() -> None:

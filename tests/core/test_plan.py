@@ -82,6 +82,7 @@ KNOBS: Mapping[str, tuple[str, ...]] = {
     "[roles]\ninstructor = 'judge'": ("instructions",),
     "[checks]\nmin_parse_rate = 0.5": (),
     "[automation]\nmin_new_pairs = 7": (),
+    "[compare]\nwith = ['tiny']": (),
 }
 """A change, and the nodes that read what it changes."""
 
@@ -175,7 +176,7 @@ def test_a_fork_of_the_reward_prompt_asks_the_judge_alone_and_writes_nothing_fur
     made = ran(base)
     before = made.files()
     fork = plan(write("fork", 'extends = "base"\n[rewards]\nprompt = "default"\n'))
-    made.recipe, made.plan = fork.recipe, fork
+    made.recipe = fork.recipe
     asked = made.run().asked
     assert asked["rewards"] > 0
     assert sum(asked.values()) == asked["rewards"]

@@ -204,7 +204,7 @@ def test_tables_of_different_age_are_not_joined(project: Path, posts: Callable[.
     ingest(posts("a"))
     run(to="pairs")
     file = project / "recipes" / "scripted.toml"
-    file.write_text(file.read_text() + "[ugc]\nmin_chars = 310\n")
+    file.write_text(file.read_text().replace("[ugc]\n", "[ugc]\nmin_chars = 310\n"))
     run(to="ugc")
     with execute.instance() as instance:
         job = definitions.of(definitions.chains()).resolve_implicit_global_asset_job_def()
@@ -229,7 +229,7 @@ def test_a_shard_whose_file_is_removed_leaves_the_dataset(project: Path, posts: 
     run()
     Path(Workspace(data_root()).source("b")).unlink()
     run()
-    dataset = rows(Workspace(data_root()).store, "scripted", "dataset")
+    dataset = rows(Tables(Workspace(data_root()).store, "scripted"), "dataset")
     assert set(dataset["shard"]) == {"a"}
 
 

@@ -29,6 +29,10 @@ from pugc_dagster.resources import WorkspaceResource
 START, END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 
 
+def chain() -> Chain:
+    return Chain(recipe(), execute.workspace())
+
+
 def recipe() -> Recipe:
     return load("scripted", recipe_folders())
 
@@ -144,7 +148,10 @@ def test_two_hundred_files_are_a_handful_of_runs(inbox: Path, posts: Callable[..
     for number in range(200):
         (inbox / f"f{number:03d}.jsonl").write_bytes(content.replace(b"Post 0", f"Post {number}".encode()))
     with execute.instance() as instance:
-        seen, tick = Ticks(automation.inbox, instance), Ticks(automation.new_content(recipe())[1], instance)
+        seen, tick = (
+            Ticks(automation.inbox, instance),
+            Ticks(automation.new_content(chain())[1], instance),
+        )
         first = seen()
         assert first.run_requests == []
         assert len(seen().dynamic_partitions_requests or ()) == 1
@@ -157,7 +164,10 @@ def test_two_hundred_files_are_a_handful_of_runs(inbox: Path, posts: Callable[..
 def test_new_changed_and_broken_shards_run_down_to_pairs(inbox: Path, posts: Callable[..., Path]) -> None:
     store = Workspace(str(inbox.parent)).store
     with execute.instance() as instance:
-        seen, tick = Ticks(automation.inbox, instance), Ticks(automation.new_content(recipe())[1], instance)
+        seen, tick = (
+            Ticks(automation.inbox, instance),
+            Ticks(automation.new_content(chain())[1], instance),
+        )
 
         def settle() -> dg.SensorResult:
             seen(), seen(), tick()
@@ -188,7 +198,7 @@ def test_new_changed_and_broken_shards_run_down_to_pairs(inbox: Path, posts: Cal
         # What is out of date for another reason than new content is not run by itself: it costs money.
         file = inbox.parent.parent / "recipes" / "scripted.toml"
         file.write_text(file.read_text() + "[rewards]\nn = 4\n")
-        tick.sensor = automation.new_content(recipe())[1]
+        tick.sensor = automation.new_content(chain())[1]
         assert settle().run_requests == []
 
 
@@ -208,27 +218,30 @@ def test_a_shard_that_failed_after_its_posts_were_read_is_tried_once_more(
         with monkeypatch.context() as patch:
             patch.setattr(Quality, "build", broken)
             with contextlib.suppress(PugcError):
-                execute.run(instance, Chain(recipe(), execute.workspace()), to="pairs")
-        new = automation.new_shards(Chain(recipe(), execute.workspace()))
+                execute.run(instance, chain(), to="pairs")
+        new = automation.new_shards(chain())
         assert {shard: state.split()[1] for shard, state in new.items()} == {"a": "quality"}
-        seen, tick = Ticks(automation.inbox, instance), Ticks(automation.new_content(recipe())[1], instance)
+        seen, tick = (
+            Ticks(automation.inbox, instance),
+            Ticks(automation.new_content(chain())[1], instance),
+        )
         seen(), seen(), tick()
         assert launch(instance, tick())
-        assert automation.new_shards(Chain(recipe(), execute.workspace())) == {}
+        assert automation.new_shards(chain()) == {}
 
 
 def test_a_partial_run_of_a_changed_recipe_is_no_new_content(inbox: Path, posts: Callable[..., Path]) -> None:
     (inbox / "a.jsonl").write_bytes(posts("a", 20).read_bytes())
     file = inbox.parent.parent / "recipes" / "scripted.toml"
     with execute.instance() as instance:
-        execute.run(instance, Chain(recipe(), execute.workspace()), to="pairs")
-        assert automation.new_shards(Chain(recipe(), execute.workspace())) == {}
+        execute.run(instance, chain(), to="pairs")
+        assert automation.new_shards(chain()) == {}
         file.write_text(file.read_text() + "[responses]\nk = 3\n")
-        execute.run(instance, Chain(recipe(), execute.workspace()), to="responses")
-        assert automation.new_shards(Chain(recipe(), execute.workspace())) == {}
+        execute.run(instance, chain(), to="responses")
+        assert automation.new_shards(chain()) == {}
         # A file that changes while the recipe is out of date is new all the same.
         (inbox / "a.jsonl").write_bytes(posts("a", 21).read_bytes())
-        assert set(automation.new_shards(Chain(recipe(), execute.workspace()))) == {"a"}
+        assert set(automation.new_shards(chain())) == {"a"}
 
 
 @pytest.mark.parametrize(
@@ -250,7 +263,10 @@ def test_stretches(wanted: str, most: int, bridges: str, expected: list[str]) ->
 def test_a_tick_that_is_repeated_starts_nothing_twice(inbox: Path, posts: Callable[..., Path]) -> None:
     (inbox / "a.jsonl").write_bytes(posts("a").read_bytes())
     with execute.instance() as instance:
-        seen, tick = Ticks(automation.inbox, instance), Ticks(automation.new_content(recipe())[1], instance)
+        seen, tick = (
+            Ticks(automation.inbox, instance),
+            Ticks(automation.new_content(chain())[1], instance),
+        )
         seen(), seen(), tick()
         cursor = tick.cursor
         first = tick()
@@ -260,7 +276,7 @@ def test_a_tick_that_is_repeated_starts_nothing_twice(inbox: Path, posts: Callab
 
 
 def night(when: datetime, instance: dg.DagsterInstance) -> Any:
-    schedule = automation.nightly(recipe())[1]
+    schedule = automation.nightly(chain())[1]
     context = dg.build_schedule_context(instance, when, resources={"workspace": WorkspaceResource()})
     return schedule(context)
 
@@ -272,26 +288,26 @@ def test_the_night_trains_when_enough_new_pairs_have_come(inbox: Path, posts: Ca
     with execute.instance() as instance:
         assert isinstance(night(when, instance), dg.SkipReason)
         (inbox / "a.jsonl").write_bytes(posts("a", 20).read_bytes())
-        execute.run(instance, Chain(recipe(), execute.workspace()), to="pairs")
+        execute.run(instance, chain(), to="pairs")
         asked, again = night(when, instance), night(when, instance)
         assert isinstance(asked, dg.RunRequest)
         assert asked.run_key == again.run_key  # fired twice, it starts one run
         assert night(datetime(2026, 5, 2, 3, tzinfo=UTC), instance).run_key != asked.run_key
-        assert automation.new_pairs(Chain(recipe(), execute.workspace())) >= 3
+        assert automation.new_pairs(chain()) >= 3
 
 
 def test_the_check_says_what_is_out_of_date_without_a_run(inbox: Path, posts: Callable[..., Path]) -> None:
     for name in ("a", "b"):
         (inbox / f"{name}.jsonl").write_bytes(posts(name).read_bytes())
     with execute.instance() as instance:
-        execute.run(instance, Chain(recipe(), execute.workspace()), to="dataset")
-        tick = Ticks(outdated.staleness_sensor([recipe()]), instance)
+        execute.run(instance, chain(), to="dataset")
+        tick = Ticks(outdated.staleness_sensor([chain()]), instance)
         assert all(event.passed for event in tick().asset_events)  # type: ignore[union-attr]
         assert tick().asset_events == []  # nothing new to say
         file = inbox.parent.parent / "recipes" / "scripted.toml"
         (file.parent / "judge.txt").write_text("{ugc} {instruction} {response} [RESULT] 1 to 5")
         file.write_text(file.read_text() + '[rewards]\nprompt = "judge.txt"\n')
-        tick.sensor = outdated.staleness_sensor([recipe()])
+        tick.sensor = outdated.staleness_sensor([chain()])
         said = {event.asset_key.path[-1]: event for event in tick().asset_events}  # type: ignore[union-attr]
         assert set(said) == {"rewards", "pairs", "dataset"}
         assert not any(event.passed for event in said.values())  # type: ignore[union-attr]
@@ -316,7 +332,7 @@ def test_the_job_refresh_asks_the_judge_and_nobody_else(inbox: Path, posts: Call
         return {stage: counts["made"] for stage, counts in page.items()}
 
     with execute.instance() as instance:
-        execute.run(instance, Chain(recipe(), execute.workspace()), to="dataset")
+        execute.run(instance, chain(), to="dataset")
         first = runs.last(execute.workspace().calls("scripted"))["stages"]["rewards"]["made"]
         (file.parent / "judge.txt").write_text("{ugc} {instruction} {response} [RESULT] 1 to 5")
         file.write_text(plain + '[rewards]\nprompt = "judge.txt"\n')
@@ -370,7 +386,7 @@ def test_refresh_goes_on_where_an_endpoint_left_off(inbox: Path, posts: Callable
     plain = file.read_text()
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Judge) as server, execute.instance() as instance:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        execute.run(instance, Chain(recipe(), execute.workspace()), to="pairs")
+        execute.run(instance, chain(), to="pairs")
         responses = sum(f.kept for f in execute.workspace().store.footers("scripted", "responses").values())
         file.write_text(
             f'{plain}[models.judge]\nid = "judge"\nengine = "endpoint"\n'
@@ -379,11 +395,11 @@ def test_refresh_goes_on_where_an_endpoint_left_off(inbox: Path, posts: Callable
         )
         Judge.left, Judge.asked = responses // 2, 0
         with pytest.raises(EngineError):
-            execute.refresh(instance, Chain(recipe(), execute.workspace()))
+            execute.refresh(instance, chain())
         before = Judge.asked
         assert before > 0
         Judge.left = 10**6
-        execute.refresh(instance, Chain(recipe(), execute.workspace()))
+        execute.refresh(instance, chain())
         server.shutdown()
         made = runs.last(execute.workspace().calls("scripted"))["stages"]
         assert set(made) <= {"rewards", "pairs"}

@@ -93,7 +93,7 @@ def test_a_new_judge_that_cannot_be_understood_leaves_the_old_pairs(project: Pat
                 execute.refresh(instance, Chain(recipe(), execute.workspace()))
         # Not even the stage alone, as one may start it in the web UI.
         with pytest.raises(CheckFailed, match="rewards: parse_rate"):
-            execute._execute(instance, recipe(), ["pairs"], {START: "a", END: "b"})
+            execute._execute(instance, Chain(recipe(), execute.workspace()), ["pairs"], {START: "a", END: "b"})
         assert {shard: store.footer("scripted", "pairs", shard) for shard in ("a", "b")} == pairs
 
 

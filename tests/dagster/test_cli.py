@@ -17,10 +17,10 @@ from sqlalchemy.exc import OperationalError
 from pugc_core.errors import TrainingError
 from pugc_core.models import ModelSpec
 from pugc_core.plan import Chain
+from pugc_core.run import start_of
 from pugc_core.tables import Tables
 from pugc_dagster import finished, history
 from pugc_dagster.cli import main
-from pugc_dagster.stages.policy import start_of
 
 
 def pugc(*words: object, code: int = 0) -> Result:

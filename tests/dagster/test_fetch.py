@@ -19,6 +19,7 @@ from helpers import smollm2
 from pugc_core import default, progress
 from pugc_core.engines import EngineHost
 from pugc_core.models import ModelSpec
+from pugc_core.plan import Chain
 from pugc_core.provided import MODELS
 from pugc_core.smollm2 import base, cache, merge
 from pugc_core.workspace import Workspace
@@ -109,7 +110,7 @@ def test_what_steps_in_is_told(offline: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_what_the_web_ui_shows_is_decided_once(offline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def groups() -> set[str]:
-        return {recipe.name for recipe in definitions.recipes()}
+        return {recipe.name for recipe in definitions.chains()}
 
     assert groups() == {"tiny", "scripted"}
     seen: list[str | None] = []
@@ -132,9 +133,9 @@ def test_a_base_that_comes_later_does_not_change_a_web_ui_that_runs(
     offline: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     smollm2.pretend()
-    assert {recipe.name for recipe in definitions.recipes()} == {"laptop", "scripted"}
+    assert {recipe.name for recipe in definitions.chains()} == {"laptop", "scripted"}
     monkeypatch.setenv(default.VARIABLE, "tiny")  # as `pugc ui` has left it
-    assert {recipe.name for recipe in definitions.recipes()} == {"tiny", "scripted"}
+    assert {recipe.name for recipe in definitions.chains()} == {"tiny", "scripted"}
 
 
 def test_doctor_on_the_base(offline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,6 +251,7 @@ def test_a_training_has_its_start_brought_first(project: Path, monkeypatch: pyte
     monkeypatch.setitem(MODELS, base.ID, known._replace(bring=bring))  # type: ignore[arg-type]
     models = {"judge": {"id": "judge", "engine": "scripted"}, "policy": {"id": "pugc/smollm2"}}
     context = SimpleNamespace(log=SimpleNamespace(info=order.append))
+    chain = Chain(scripted_recipe(models=models), Workspace(str(project / "data")))
     with pytest.raises(Ended):
-        policy._train(context, scripted_recipe(models=models), "dpo", Workspace(str(project / "data")), project / "out")  # type: ignore[arg-type]
+        policy._train(context, chain, "policy/dpo", project / "out")  # type: ignore[arg-type]
     assert order == ["fetching", f"trained from {base.place()}"]

@@ -280,7 +280,7 @@ def test_the_demo_again_runs_nothing(
     whole: Path, posts: Callable[..., Path], ran: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(console, "samples", lambda: [posts("a"), posts("b")])
-    monkeypatch.setattr(cli, "_load", lambda *_, **__: recipe())
+    monkeypatch.setattr(cli, "_load", lambda *_, **__: Chain(recipe(), workspace()))
     assert pugc("demo").exit_code == 0
     assert ran == []
     (whole / "data" / "inbox" / "a.jsonl").unlink()

@@ -88,13 +88,13 @@ def test_storage_that_is_away_hides_nothing_else(
 
     with monkeypatch.context() as patch:
         patch.setattr(Store, "shards", away)
-        patch.setattr(definitions.storage, "exists", away)
-        assert outdated_.look([recipe()]) == {}
-        found, broken = definitions._load_all()
+        patch.setattr(shown.storage, "exists", away)
+        assert outdated_.look([Chain(recipe(), execute.workspace())]) == {}
+        found, broken = definitions.load_all()
         assert {r.name for r in found} == {"tiny", "scripted"}
         assert broken == {}
     assert caplog.text.count("the bucket does not answer") >= 2
-    assert set(outdated_.look([recipe()])) == {"scripted"}
+    assert set(outdated_.look([Chain(recipe(), execute.workspace())])) == {"scripted"}
 
 
 def test_only_the_shards_left_on_the_launch_page_are_made_again(stale: Path) -> None:

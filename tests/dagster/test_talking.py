@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from pugc_core.plan import Chain
+from pugc_core.recipe import load
 from pugc_core.training import lineage
 from pugc_core.workspace import Workspace
 from pugc_dagster import execute
 from pugc_dagster.cli import main
+from pugc_dagster.project import recipe_folders
 
 SCRIPT = r"""[models.tiny.options]
 script = { "Why?" = "Because \u001b]0;title\u0007\u001b[31mred\u001b[0m.", "And?" = "So." }
@@ -29,7 +32,7 @@ def workspace(project: Path) -> Workspace:
     """A project with the scripted recipe `mine`, of which DPO is trained and SimPO is not."""
     (project / "recipes" / "mine.toml").write_text(f'extends = "scripted"\n{SCRIPT}')
     found = execute.workspace()
-    lineage.record(found.policy("mine", "dpo"), {}, {})
+    lineage.record(Chain(load("mine", recipe_folders()), found).policy("dpo"), {}, {})
     return found
 
 

@@ -20,17 +20,15 @@ from typing import Any
 import orjson
 import polars as pl
 
-from pugc_core import plan, storage
+from pugc_core import plan, run, storage
 from pugc_core import stages as every
 from pugc_core.dispatch import Calls
 from pugc_core.engines.base import Engine, Request
 from pugc_core.engines.scripted import ScriptedEngine
 from pugc_core.errors import PugcError
 from pugc_core.ledger import Ledger
-from pugc_core.pipeline import Pass
 from pugc_core.recipe import Recipe
 from pugc_core.records import ALL
-from pugc_core.tables import Loaded, Tables
 from pugc_core.workspace import Workspace
 
 STAGES = tuple(every.STAGES)
@@ -112,13 +110,12 @@ class Chain:
     def __init__(self, root: str, recipe: Recipe) -> None:
         self.workspace = Workspace(root)
         self.recipe = recipe
-        self.plan: plan.Chain | None = None
-        """Where what is made belongs; in the folder of the recipe alone, when None."""
         self.last = Ran()
 
     @property
-    def tables(self) -> Tables:
-        return self.plan.tables if self.plan else Tables(self.workspace.store, self.recipe.name)
+    def plan(self) -> plan.Chain:
+        """Where what is made belongs."""
+        return plan.Chain(self.recipe, self.workspace)
 
     def put(self, shard: str, texts: Iterable[str]) -> None:
         """Write a shard's source file into the inbox."""
@@ -141,45 +138,41 @@ class Chain:
         """
         self.last = Ran()
         names = sorted(self.workspace.shards()) if shards is None else list(shards)
-        stages = self.recipe.stages(self.workspace.source)
+        chain = self.plan
         with Ledger(self.workspace.ledger, flush_seconds=flush_seconds) as ledger:
-            for name in (name for name in STAGES[: STAGES.index(to) + 1] if name in stages):
-                passes = [[ALL]] if name == "dataset" else list(groups or [names])
+            for name in chain.up_to(to):
+                passes = list(groups or [names]) if chain.stages[name].sharded else [[ALL]]
                 for group in passes:
-                    self._pass(stages[name], group, names, ledger, engine)
+                    self._pass(chain, name, group, names, ledger, engine)
         return self.last
 
     def _pass(
-        self, stage: Any, group: Sequence[str], names: Sequence[str], ledger: Ledger, engine: Callable[[str], Engine]
+        self,
+        chain: plan.Chain,
+        name: str,
+        group: Sequence[str],
+        names: Sequence[str],
+        ledger: Ledger,
+        engine: Callable[[str], Engine],
     ) -> None:
-        ran, store, tables = self.last, self.workspace.store, self.tables
+        ran = self.last
 
-        def lazily() -> Engine:
-            if stage.name not in ran.engines:
-                ran.engines[stage.name] = engine(stage.name)
-            return ran.engines[stage.name]
+        def lazily(model: Any) -> Engine:
+            if name not in ran.engines:
+                ran.engines[name] = engine(name)
+            return ran.engines[name]
 
-        needed = names if group == [ALL] else group
-        inputs = {i: {s: Loaded(store, tables.owner(i), i, s) for s in needed} for i in stage.inputs}
-        work = Pass(
-            stage,
-            group,
-            inputs,
-            tables=tables,
-            ledger=ledger,
-            engine=lazily,
-            path_of=self.workspace.source,
-            context=self.recipe.model(stage.role or "policy").context,
-        )
+        read = run.inputs(chain, name, names if group == [ALL] else group)
+        work = run.tables(chain, name, group, read, ledger=ledger, engines=lazily)
         try:
             for shard, frame, footer, _ in work:
                 if frame is not None:
-                    tables.write(frame, footer)
-                (ran.reused if frame is None else ran.made).setdefault(stage.name, []).append(shard)
+                    chain.tables.write(frame, footer)
+                (ran.reused if frame is None else ran.made).setdefault(name, []).append(shard)
         finally:
-            ran.calls.setdefault(stage.name, Calls()).add(work.calls)
+            ran.calls.setdefault(name, Calls()).add(work.calls)
             if work.failed:
-                ran.failed.setdefault(stage.name, {}).update(work.failed)
+                ran.failed.setdefault(name, {}).update(work.failed)
 
     def table(self, stage: str, shard: str) -> pl.DataFrame:
         """A stage's rows for a shard."""

@@ -38,10 +38,18 @@ def tokenizer(chat_template: str | None = CHAT_TEMPLATE, pad_token: str | None =
     )
 
 
-def make(folder: Path, *, seed: int = 0, chat_template: str | None = CHAT_TEMPLATE, pad: str | None = None) -> Path:
-    """Write the model to `folder`. Without `pad` it has no padding token, as many chat models."""
+def make(
+    folder: Path,
+    *,
+    seed: int = 0,
+    chat_template: str | None = CHAT_TEMPLATE,
+    pad: str | None = None,
+    labels: int = 0,
+) -> Path:
+    """Write the model to `folder`. Without `pad` it has no padding token, as many chat models. With `labels` it is a
+    classifier."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
     words = tokenizer(chat_template, pad)
     torch.manual_seed(seed)
@@ -59,8 +67,9 @@ def make(folder: Path, *, seed: int = 0, chat_template: str | None = CHAT_TEMPLA
         bos_token_id=None,
         pad_token_id=words.pad_token_id,
         tie_word_embeddings=False,
+        **({"num_labels": labels} if labels else {}),
     )
-    model = LlamaForCausalLM(config).float()
+    model = (LlamaForSequenceClassification if labels else LlamaForCausalLM)(config).float()
     model.save_pretrained(folder)
     words.save_pretrained(folder)
     assert json.loads((folder / "config.json").read_text())["max_position_embeddings"] == LIMIT
