@@ -178,11 +178,13 @@ def pairs(name: str, count: int, *, of: str = "") -> pl.DataFrame:
     return pl.DataFrame(rows)
 
 
-def merge(parts: dict[str, Merged], frames: dict[str, pl.DataFrame]) -> dict[str, dict[str, int]]:
+def merge(
+    parts: dict[str, Merged], frames: dict[str, pl.DataFrame], most: int | None = None
+) -> dict[str, dict[str, int]]:
     """Rows by recipe and reason ("" for those kept)."""
     from pugc_core.prompts.responses import WORDINGS
 
-    stage = Dataset(DatasetConfig(), WORDINGS["default"], merge=parts)
+    stage = Dataset(DatasetConfig(test_share=0, max_pairs=most), WORDINGS["default"], merge=parts)
     build = stage.build(ALL, {slot(name): frame for name, frame in frames.items()})
     with pytest.raises(StopIteration) as end:
         next(build)
@@ -205,6 +207,10 @@ def test_weights_hold_and_limits_cut() -> None:
         "a": {"": 5, "over_limit": 25},
         "b": {"": 5, "over_weight": 5},
     }
+    # Then the limit to all of them.
+    cut = merge({"a": Merged(1, 5), "b": Merged(1)}, frames, 4)
+    assert sum(of.get("", 0) for of in cut.values()) == 4
+    assert sum(of.get("over_limit", 0) for of in cut.values()) == 25 + 6
 
 
 def test_of_a_question_that_both_have_the_firsts_pair_is_taken() -> None:

@@ -107,6 +107,15 @@ def test_the_former_knob_is_named_with_the_one_of_now() -> None:
 VARIED = replace(STAGE, config=ResponsesConfig(k=3, vary="earlier"))
 
 
+def test_a_policy_that_is_being_trained_is_asked_under_its_own_identity_for_every_draw() -> None:
+    stage, row = replace(VARIED, model="policy:node", asked="trained@1", part=(1, 2)), {"instruction": "How?"}
+    sent = [stage.sent(row, (0,), []), stage.sent(row, (1,), ["So."])]
+    assert [request.model for request in sent] == ["trained@1"] * 2
+    assert changed(stage, VARIED) == {"model", "part"}
+    assert changed(stage, replace(stage, config=STAGE.config)) == {"vary"}
+    assert stage.gates == ("relevance",)
+
+
 def test_answers_that_are_shown_those_before_them() -> None:
     said = {"How-a?": ["one", "two", "three"], "How-b?": ["uno", "due", "tre"]}
 

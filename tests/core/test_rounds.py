@@ -114,6 +114,21 @@ def test_the_nodes_of_two_rounds(make: Callable[..., Chain]) -> None:
     assert [over for over, _ in chain.segments()] == [True, False, True, False]
 
 
+def test_rounds_without_filters(make: Callable[..., Chain]) -> None:
+    text = RECIPE.replace("[quality]\n", "[quality]\nskip = true\n").replace(
+        "[relevance]\n", "[relevance]\nskip = true\n"
+    )
+    chain = make(text)
+    assert list(chain.nodes) == ["ugc", "instructions", *FIRST, *LAST]
+    assert set(chain.nodes["round-1/responses"].parents) == {"instructions"}
+    assert set(chain.nodes["responses"].parents) == {"instructions", "policy"}
+    for name in ("round-1/pairs", "policy/dpo", "policy", "report"):
+        chain.must_have(name)
+    for name, words in (("quality", "leaves the stage quality out"), ("round-3/pairs", "no stage 'round-3/pairs'")):
+        with pytest.raises(RecipeError, match=words):
+            chain.must_have(name)
+
+
 def test_every_round_has_posts_of_its_own(make: Callable[..., Chain]) -> None:
     chain = make()
     go(chain)

@@ -130,6 +130,14 @@ def test_a_random_reference_needs_a_wording_that_shows_it(tmp_path: Path) -> Non
     assert score(made, {"resp-a": "1.0"}, reference=other).rows("keep", "drop_reason") == [(False, "no_other_post")]
 
 
+def test_a_classifier_is_shown_no_post_where_the_recipe_says_none(tmp_path: Path) -> None:
+    assert stage(reference="none").inputs == ("responses", "instructions")
+    file = tmp_path / "judge.txt"
+    file.write_text("{ugc} {instruction}")
+    with pytest.raises(RecipeError, match="shows the post"):
+        _ = stage(prompt=str(file), reference="none").fingerprint
+
+
 def test_knobs_of_votes_do_not_shape_scores() -> None:
     base = stage()
     for knobs in ({"n": 3}, {"max_draws": 20}, {"min_valid": 2}, {"aggregate": "median"}, {"sampling": {"top_k": 5}}):
