@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from helpers.chain import Chain, no_engine, posts, scripted_recipe
 
-from pugc_core import checks, dropped, plan, provenance, summary
+from pugc_core import checks, dropped, provenance, summary
 from pugc_core.checks import Checked
 from pugc_core.errors import RecipeError
 from pugc_core.recipe import Recipe
@@ -27,7 +27,6 @@ def made(root: Path, recipe: Recipe) -> Chain:
     chain = Chain(str(root), recipe)
     for shard, start in (("a", 0), ("b", 100)):
         chain.put(shard, posts(12, start=start))
-    chain.plan = plan.Chain(recipe, chain.workspace)
     chain.run()
     return chain
 
@@ -63,7 +62,6 @@ def test_all_rows_go_on_and_no_judge_is_asked(bare: Chain) -> None:
 
 def test_what_reads_the_tables_does_without(bare: Chain) -> None:
     chain = bare.plan
-    assert chain is not None
     tables, shards = chain.tables, ["a", "b"]
     assert chain.up_to("dataset") == [name for name in STAGES if name not in FILTERS]
     assert list(summary.funnel(tables, shards)) == [name for name in STAGES if name not in FILTERS]
@@ -88,7 +86,6 @@ def test_tables_from_before_it_was_left_out_are_not_looked_at(tmp_path: Path) ->
     chain = made(tmp_path, scripted_recipe())
     for out, first in (("quality", "instructions"), ("relevance", "responses")):
         chain.recipe = without(out)
-        chain.plan = plan.Chain(chain.recipe, chain.workspace)
         found = survey(chain.plan)
         order = list(found.stages)
         assert [name for name in order if found.outdated(name)] == order[order.index(first) : order.index("policy/dpo")]
@@ -99,13 +96,11 @@ def test_tables_from_before_it_was_left_out_are_not_looked_at(tmp_path: Path) ->
         assert next(iter(chain.run().made)) == first
         assert not any(survey(chain.plan).outdated(name) for name in chain.plan.stages)
         chain.recipe = scripted_recipe()
-        chain.plan = plan.Chain(chain.recipe, chain.workspace)
         assert set(survey(chain.plan).outdated(first).values()) == {f"the filter {out} was put in"}
         chain.run(engine=no_engine)
 
 
 def test_a_stage_that_is_left_out_cannot_be_named(bare: Chain) -> None:
-    assert bare.plan is not None
     bare.plan.must_have("report")
     with pytest.raises(RecipeError, match=r"scripted leaves the stage quality out: \[quality\] skip = true"):
         bare.plan.must_have("quality")
@@ -121,7 +116,6 @@ def test_no_reference_goes_through_the_whole_chain(tmp_path: Path) -> None:
     assert set(footer.inputs) == {"responses", "instructions"}
     texts = chain.rows("ugc").filter("keep")["text"].to_list()
     assert not any(text in r.messages[-1].content for r in chain.last.requests["rewards"] for text in texts)
-    assert chain.plan is not None
     behind = summary.lineage(chain.tables, chain.rows("pairs").filter("keep")["pair_id"][0])
     sent = {r.messages[-1].content for r in chain.last.requests["rewards"]}
     asked = provenance.asked(chain.plan, behind)["rewards"]
