@@ -25,7 +25,6 @@ from pugc_core.training.summary import Summary
 from pugc_dagster import checks
 from pugc_dagster.keys import key, node_key
 from pugc_dagster.metadata import cell, table
-from pugc_dagster.resources import told
 
 SENTENCE = "The policy, trained by {objective} to prefer the chosen answers; an ordinary Hugging Face folder."
 
@@ -162,7 +161,6 @@ def _train(context: dg.AssetExecutionContext, chain: Chain, name: str, out: Path
         context.log.info(what)
         progress.say(f"{recipe.name} {name}: {what}")
 
-    chain.model(name).bring(told(context.log.info))
     progress.say(f"{recipe.name} {name}: starting the training: about 20 s")
     with dg.open_pipes_session(
         context=context,

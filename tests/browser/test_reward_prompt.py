@@ -21,7 +21,8 @@ from pugc_dagster.project import recipe_folders
 @pytest.mark.slow
 def test_edit_see_refresh_compare(site: Any, page: Any, picture: Callable[[str], Path]) -> None:
     prompt = site.project / "recipes" / "judge.txt"
-    first = WORDINGS[load(RECIPE).rewards.prompt].user
+    # A wording of its own from the first: with the base's, its votes would be the base's.
+    first = WORDINGS[load(RECIPE).rewards.prompt].user.replace("Compare the response", "Compare the response closely")
     prompt.write_text(first)
     (site.project / "recipes" / "mine.toml").write_text(f'extends = "{RECIPE}"\n[rewards]\nprompt = "judge.txt"\n')
     workspace = Workspace(str(site.project / "data"))
@@ -36,7 +37,7 @@ def test_edit_see_refresh_compare(site: Any, page: Any, picture: Callable[[str],
     asked_first = calls()["rewards"]
 
     # Edit the prompt, reload definitions: the check says what is out of date, and why.
-    prompt.write_text(first.replace("Compare the response", "Compare the response carefully"))
+    prompt.write_text(first.replace("response closely", "response carefully"))
     page.goto(f"{site.url}/locations/pugc/asset-groups/mine/lineage")
     page.get_by_role("button", name="Reload definitions").click()
     page.get_by_text("rewards", exact=True).first.wait_for()

@@ -15,12 +15,11 @@ import pytest
 from helpers.chain import ASKING, STAGES, Chain, no_engine, posts, scripted_recipe
 from helpers.engines import AnyOrder
 
-from pugc_core import pipeline, plan
+from pugc_core import pipeline, plan, run, workspace
 from pugc_core.engines.base import Request
 from pugc_core.engines.scripted import ScriptedEngine, plausible
 from pugc_core.errors import EngineError, StorageError
 from pugc_core.ledger import Ledger
-from pugc_core.pipeline import Pass
 from pugc_core.recipe import Recipe
 from pugc_core.stages.quality import Quality
 from pugc_core.staleness import survey
@@ -464,6 +463,7 @@ def test_a_file_that_cannot_be_opened_is_a_bad_shard_too(tmp_path: Path, monkeyp
         return hashed(path)
 
     monkeypatch.setattr(pipeline, "file_hash", denied)
+    monkeypatch.setattr(workspace, "file_hash", denied)
     ran = chain.run(to="ugc")
     assert list(ran.failed["ugc"]) == ["a"]
     assert "Permission denied" in str(ran.failed["ugc"]["a"])
@@ -534,19 +534,10 @@ def test_shards_without_their_inputs_do_not_hold_up_the_others(tmp_path: Path) -
     before = chain.files()
     store = chain.workspace.store
     Path(store.path("scripted", "responses", "a")).unlink()
-    stage = chain.recipe.stages(chain.workspace.source)["rewards"]
-    inputs = {name: {s: Loaded(store, "scripted", name, s) for s in "ab"} for name in stage.inputs}
     with Ledger(chain.workspace.ledger) as ledger:
-        work = Pass(
-            stage,
-            "scripted",
-            ["a", "b"],
-            inputs,
-            store=store,
-            ledger=ledger,
-            engine=ScriptedEngine,
-            path_of=chain.workspace.source,
-        )
+        read = run.inputs(chain.plan, "rewards", ["a", "b"])
+        engines = ScriptedEngine()
+        work = run.tables(chain.plan, "rewards", ["a", "b"], read, ledger=ledger, engines=lambda model: engines)
         assert [made.shard for made in work] == ["b"]  # the other keeps what it has
     assert "no table responses for shard a" in str(work.failed["a"])
     assert {**chain.files(), "responses/a": before["responses/a"]} == before
@@ -556,22 +547,9 @@ def test_a_stage_whose_input_is_missing_says_what_to_run(tmp_path: Path) -> None
     chain = two_shards(str(tmp_path))
     chain.run(to="instructions")
     chain.forget("quality")
-    stage = chain.recipe.stages(chain.workspace.source)["instructions"]
-    store = chain.workspace.store
-    inputs = {name: {"a": Loaded(store, "scripted", name, "a")} for name in stage.inputs}
+    read = run.inputs(chain.plan, "instructions", ["a"])
     with Ledger(chain.workspace.ledger) as ledger, pytest.raises(StorageError) as caught:
-        list(
-            Pass(
-                stage,
-                "scripted",
-                ["a"],
-                inputs,
-                store=store,
-                ledger=ledger,
-                engine=lambda: no_engine("instructions"),
-                path_of=chain.workspace.source,
-            )
-        )
+        list(run.tables(chain.plan, "instructions", ["a"], read, ledger=ledger, engines=lambda model: no_engine("")))
     assert caught.value.fix == "pugc run --recipe scripted --shard a --to quality"
 
 

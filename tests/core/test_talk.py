@@ -84,7 +84,7 @@ def test_held_out_questions_are_answered_by_both_and_the_start_is_not_asked_twic
         }
         for pair, group, split, keep in rows
     )
-    workspace.store.write(recipe.name, frame, make_footer(frame, "dataset", ALL, {}, {}))
+    Chain(recipe, workspace).tables.write(frame, make_footer(frame, "dataset", ALL, {}, {}))
     request = Request(start.identity, (Message("user", "How a?"),), recipe.responses.sampling)
     with Ledger(workspace.ledger) as ledger:
         ledger.add(start.identity, [Generation(request.key(0), " as before ", "stop", 1, 1, 0, "scripted 1")])
@@ -92,7 +92,7 @@ def test_held_out_questions_are_answered_by_both_and_the_start_is_not_asked_twic
     hosts = Hosts(**{start.id: ScriptedEngine(lambda *_: "afresh"), folder: ScriptedEngine(lambda *_: "learnt")})
     heard: list[str] = []
     with progress.listen(lambda state: None, heard.append):
-        found = held_out(Chain(recipe, workspace), hosts, "dpo")
+        found = held_out(Chain(recipe, workspace), hosts, "policy/dpo")
     assert found == [
         {"question": "How a?", "start": "as before", "trained": "learnt"},
         {"question": "How d?", "start": "afresh", "trained": "learnt"},

@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 from helpers import smollm2
 
 from pugc_core import default, progress
+from pugc_core import run as training
 from pugc_core.engines import EngineHost
 from pugc_core.models import ModelSpec
 from pugc_core.plan import Chain
@@ -245,7 +246,7 @@ def test_a_training_has_its_start_brought_first(project: Path, monkeypatch: pyte
         say("fetching")
 
     monkeypatch.setattr(policy.dg, "open_pipes_session", lambda **given: contextlib.nullcontext(Session()))
-    monkeypatch.setattr(policy, "run", run)
+    monkeypatch.setattr(training, "run_training", run)
     known = ModelSpec(id="pugc/smollm2").provided
     assert known is not None
     monkeypatch.setitem(MODELS, base.ID, known._replace(bring=bring))  # type: ignore[arg-type]

@@ -20,6 +20,7 @@ from pugc_core.staleness import survey
 from pugc_core.tables import Store
 from pugc_dagster import definitions, execute
 from pugc_dagster import outdated as outdated_
+from pugc_dagster import shown as recipes_shown
 from pugc_dagster.cli import main
 from pugc_dagster.partitions import shards
 from pugc_dagster.project import recipe_folders
@@ -88,7 +89,7 @@ def test_storage_that_is_away_hides_nothing_else(
 
     with monkeypatch.context() as patch:
         patch.setattr(Store, "shards", away)
-        patch.setattr(shown.storage, "exists", away)
+        patch.setattr(recipes_shown.storage, "exists", away)
         assert outdated_.look([Chain(recipe(), execute.workspace())]) == {}
         found, broken = definitions.load_all()
         assert {r.name for r in found} == {"tiny", "scripted"}

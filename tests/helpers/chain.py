@@ -29,6 +29,7 @@ from pugc_core.errors import PugcError
 from pugc_core.ledger import Ledger
 from pugc_core.recipe import Recipe
 from pugc_core.records import ALL
+from pugc_core.tables import Tables
 from pugc_core.workspace import Workspace
 
 STAGES = tuple(every.STAGES)
@@ -116,6 +117,10 @@ class Chain:
     def plan(self) -> plan.Chain:
         """Where what is made belongs."""
         return plan.Chain(self.recipe, self.workspace)
+
+    @property
+    def tables(self) -> Tables:
+        return self.plan.tables
 
     def put(self, shard: str, texts: Iterable[str]) -> None:
         """Write a shard's source file into the inbox."""

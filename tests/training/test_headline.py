@@ -78,10 +78,15 @@ def test_a_summary_survives_json_and_older_records(tmp_path: Path) -> None:
         assert Summary.recorded(str(tmp_path)) == found
 
 
-def test_progress_names_training_pairs_and_ends_with_the_held_out_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_names_training_pairs_and_ends_with_the_held_out_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from types import SimpleNamespace
 
     from pugc_core import progress, recipe
+    from pugc_core import run as training
+    from pugc_core.plan import Chain
+    from pugc_core.workspace import Workspace
     from pugc_dagster.stages import policy
 
     def run(**options: object) -> Summary:
@@ -96,14 +101,14 @@ def test_progress_names_training_pairs_and_ends_with_the_held_out_ones(monkeypat
 
         def __exit__(self, *_: object) -> None: ...
 
-    monkeypatch.setattr(policy, "run", run)
+    monkeypatch.setattr(training, "run_training", run)
     monkeypatch.setattr(policy.dg, "open_pipes_session", lambda **_: Session())
     monkeypatch.setattr(policy, "Reporter", lambda work, _: progress.Reporter(work, print, log_seconds=0))
     said: list[progress.Progress] = []
     silent = SimpleNamespace(log=SimpleNamespace(info=lambda _: None, warning=lambda _: None))
     doing: list[str] = []
     with progress.listen(said.append, doing.append):
-        policy._train(silent, recipe.load("tiny"), "dpo", SimpleNamespace(dataset=lambda _: "d", ledger="l"), "out")  # type: ignore[arg-type]
+        policy._train(silent, Chain(recipe.load("tiny"), Workspace(str(tmp_path))), "policy/dpo", "out")  # type: ignore[arg-type]
     assert [(told.done, told.note) for told in said if told.done == told.total] == [(8, SUMMARY.headline)]
     assert all(told.note.startswith("training pairs: ") for told in said if told.done < told.total)
     assert doing == [f"tiny policy/dpo: {what}" for what in ("starting the training: about 20 s", "reading")] + [""]
