@@ -14,6 +14,7 @@ from rich.tree import Tree
 from pugc_core.errors import PugcError
 from pugc_core.estimate import Draws
 from pugc_core.family import Branch
+from pugc_core.stages import POLICY
 from pugc_dagster.terminal import plain
 
 _out = Console(highlight=False)
@@ -43,7 +44,7 @@ def _words(branch: Branch) -> Text:
     lines = [(branch.name, "bold"), (f"  {branch.about}", "dim")]
     if branch.shares:
         shared = "; ".join(f"{len(names)} of {owner}" for owner, names in branch.shares.items())
-        lines.append((f"\nowns {', '.join(branch.owns) or 'nothing'}; shares {shared}", ""))
+        lines.append((f"\nowns {_named(branch.owns)}; shares {shared}", ""))
     state = f"{branch.made} of {branch.total} tables and policies made"
     if branch.out_of_date:
         state += f", {branch.out_of_date} of them out of date"
@@ -51,6 +52,13 @@ def _words(branch: Branch) -> Text:
     if asked := [f"{role} {_draws(draws)}" for role, draws in branch.would_ask.items() if draws != Draws(0)]:
         lines.append((f"\nwould ask at most: {', '.join(asked)}", ""))
     return Text.assemble(*((plain(words), style) for words, style in lines))
+
+
+def _named(nodes: Sequence[str]) -> str:
+    """The nodes; of more than two policies the number."""
+    policies = [name for name in nodes if POLICY in name.split("/")]
+    rest = [name for name in nodes if name not in policies]
+    return ", ".join([*rest, *(policies if len(policies) < 3 else [f"{len(policies)} policies"])]) or "nothing"
 
 
 def _draws(draws: Draws) -> str:
