@@ -32,9 +32,9 @@ CHECKED = 2
 copied, and what is copied stands in the post."""
 VOTES = 4
 """Responses to a post that are voted on in one reading."""
-DAMAGED, PLAIN = 0.4, 0.15
+DAMAGED, PLAIN = 0.5, 0.18
 """Shares of readings whose post is damaged, or sound but short like those. Only their quality is asked for."""
-HARD = {"mixed": 3.0, "reordered": 3.0, "cut": 2.0, "vague": 1.5}
+HARD = {"mixed": 4.0, "reordered": 4.0, "cut": 2.0, "vague": 1.5}
 """How often damage of a kind comes, against 1 for a kind that shows at once."""
 JUDGED = 0.05
 """Share of readings that are a judgment of GPT-4."""
@@ -102,10 +102,10 @@ class Tasks:
                 yield self.judged(self.rng.choice(self.judgments))
             elif draw < JUDGED + DAMAGED:
                 kind = self.rng.choices(DAMAGE, [HARD.get(kind, 1.0) for kind in DAMAGE])[0]
-                post = self.shortened(self.pick(), LENGTHS[:4])
+                post = self.shortened(self.pick(), LENGTHS[:3])
                 yield Reading(post, [self.damaged(post, kind)])
             elif draw < JUDGED + DAMAGED + PLAIN:
-                post = self.shortened(self.pick(), LENGTHS[:4])
+                post = self.shortened(self.pick(), LENGTHS[:3])
                 yield Reading(post, [self.quality(post)])
             else:
                 yield self.sound(self.shortened(self.pick()))

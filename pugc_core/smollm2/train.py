@@ -1,7 +1,8 @@
 """Trains the roles adapter: `python -m pugc_core.smollm2.train --data DIR --base DIR --sampled DIR --out DIR`.
 
-LoRA on the top layers of the base, in float32, loss on answers alone. The rate rises, stays, and falls to nothing over
-the last part. Every few minutes the state goes to `OUT.state`, from where `--resume` goes on; the rest is lost. The
+LoRA on the top layers of the base, loss on answers alone. The base computes in float32, or with `--bf16` in bfloat16, which
+is several times as fast on a GPU or a CPU with AMX; the adapter is kept in float32. The rate rises, stays, and falls to
+nothing over the last part. Every few minutes the state goes to `OUT.state`, from where `--resume` goes on; the rest is lost. The
 same data, seed and number of tokens give the same steps.
 """
 
@@ -46,14 +47,14 @@ def rate(progress: float) -> float:
     return min(rising, max(0.0, (1 - progress) / FALL))
 
 
-def build(base: Path, device: str) -> tuple[Any, Any]:
-    """The base with a fresh adapter on its top layers, and its tokenizer."""
+def build(base: Path, device: str, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
+    """The base in `dtype` with a fresh adapter in float32 on its top layers, and its tokenizer."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     branching.register()
     torch.manual_seed(SEED)
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, attn_implementation=branching.NAME)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, attn_implementation=branching.NAME)
     layers = model.config.num_hidden_layers
     config = LoraConfig(
         r=RANK,
@@ -130,10 +131,12 @@ class Training:
 def losses(model: Any, row: Row, device: str = "cpu") -> tuple[torch.Tensor, dict[str, float]]:
     """The weighted loss of a row, and the mean loss of each role's weighted tokens."""
     base = model.get_base_model()
-    states = branching.hidden(base.model, row, device)
+    with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=base.dtype == torch.bfloat16):
+        states = branching.hidden(base.model, row, device)
     at = [i for i, weight in enumerate(row.weights) if weight > 0]
     weights = torch.tensor([row.weights[i] for i in at], device=device)
-    logits = base.lm_head(states[torch.tensor([row.sources[i] for i in at], device=device)]).float()
+    sources = torch.tensor([row.sources[i] for i in at], device=device)
+    logits = base.lm_head(states[sources].to(base.dtype)).float()
     each = cross_entropy(logits, torch.tensor([row.ids[i] for i in at], device=device), reduction="none") * weights
     by_role: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
     for i, value, weight in zip(at, each.tolist(), weights.tolist(), strict=True):
@@ -181,6 +184,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--millions", type=float, default=3.4, help="tokens to train on, in millions (default 3.4)")
     parser.add_argument("--resume", action="store_true", help="go on from OUT.state")
     parser.add_argument("--minutes", type=float, default=5.0, help="minutes between states and progress lines")
+    parser.add_argument("--bf16", action="store_true", help="compute in bfloat16")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args(arguments)
     every = corpus.posts(options.data)
@@ -189,7 +193,7 @@ def main(arguments: list[str] | None = None) -> None:
     rows = [json.loads(line) for line in (options.sampled / "answers.jsonl").open()]
     judged = [j for j in corpus.judgments(options.data) if j.side == "train"]
     tasks = Tasks(train, salience, random.Random(SEED), Sampled(rows), judged)
-    model, tokenizer = build(options.base, options.device)
+    model, tokenizer = build(options.base, options.device, torch.bfloat16 if options.bf16 else torch.float32)
     training = Training(model, tokenizer, tasks, 1e6 * options.millions, options.device)
     check = Tasks(test, salience, random.Random(SEED + 1), bank=phrases.TEST)
     seen = check.readings()
@@ -222,6 +226,7 @@ def main(arguments: list[str] | None = None) -> None:
         "minutes": round(training.seconds / 60, 1),
         "seed": SEED,
         "rate": RATE,
+        "dtype": "bfloat16" if options.bf16 else "float32",
     }
     save(model, options.out, about)
 
