@@ -1,9 +1,9 @@
 """Trains the roles adapter: `python -m pugc_core.smollm2.train --data DIR --base DIR --sampled DIR --out DIR`.
 
-LoRA on the top layers of the base, loss on answers alone. The base computes in float32, or with `--bf16` in bfloat16, which
-is several times as fast on a GPU or a CPU with AMX; the adapter is kept in float32. The rate rises, stays, and falls to
-nothing over the last part. Every few minutes the state goes to `OUT.state`, from where `--resume` goes on; the rest is lost. The
-same data, seed and number of tokens give the same steps.
+LoRA on the top layers of the base, loss on answers alone. The base computes in float32, or with `--bf16` in bfloat16,
+which is several times as fast on a GPU or a CPU with AMX; the adapter is kept in float32. The rate rises, stays, and
+falls to nothing over the last part. Every few minutes the state goes to `OUT.state`, from where `--resume` goes on;
+the rest is lost. The same data, seed and number of tokens give the same steps.
 """
 
 from __future__ import annotations
