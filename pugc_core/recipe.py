@@ -15,11 +15,10 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError, model_validator
 
-from pugc_core.checks import ChecksConfig
 from pugc_core.config import Config
 from pugc_core.engines.base import Sampling
 from pugc_core.errors import RecipeError
-from pugc_core.models import ModelSpec
+from pugc_core.models.spec import ModelSpec
 from pugc_core.stages.base import Stage, gated
 from pugc_core.stages.dataset import Dataset, DatasetConfig
 from pugc_core.stages.instructions import Instructions, InstructionsConfig
@@ -30,6 +29,7 @@ from pugc_core.stages.responses import Responses, ResponsesConfig
 from pugc_core.stages.rewards import Rewards, RewardsConfig
 from pugc_core.stages.scores import Scores
 from pugc_core.stages.ugc import Ugc, UgcConfig
+from pugc_core.tables.checks import ChecksConfig
 from pugc_core.training.config import TrainingConfig
 
 BUNDLED = Path(__file__).parent / "recipes"

@@ -9,21 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from types import MappingProxyType
 
-from pugc_core import exports
 from pugc_core.engines.base import Engine
 from pugc_core.engines.pins import pinned
 from pugc_core.errors import TrainingError
-from pugc_core.ledger import Ledger
-from pugc_core.models import ModelSpec
-from pugc_core.pipeline import Inputs, Pass
+from pugc_core.ledger.store import Ledger
+from pugc_core.models.smollm2.cache import Say
+from pugc_core.models.spec import ModelSpec
 from pugc_core.plan import Chain
-from pugc_core.records import ALL, Counts
-from pugc_core.references import References
-from pugc_core.smollm2.cache import Say
+from pugc_core.results import exports
+from pugc_core.results.summary import funnel
 from pugc_core.stages.base import Asking
-from pugc_core.states import States, merged, states
-from pugc_core.summary import funnel
-from pugc_core.tables import Footer, Loaded
+from pugc_core.stages.records import ALL, Counts
+from pugc_core.tables.references import References
+from pugc_core.tables.shard_states import States, merged, states
+from pugc_core.tables.stage_run import Inputs, Pass
+from pugc_core.tables.store import Footer, Loaded
 from pugc_core.training import lineage
 from pugc_core.training.run import run as run_training
 from pugc_core.training.summary import Report, Summary, unsaid

@@ -20,13 +20,13 @@ from pugc_core import storage
 from pugc_core.config import digest
 from pugc_core.errors import RecipeError
 from pugc_core.plan import Chain
-from pugc_core.records import ALL
 from pugc_core.stages import of_node
 from pugc_core.stages.pairs import Pairs
+from pugc_core.stages.records import ALL
 from pugc_core.stages.rewards import Rewards
-from pugc_core.staleness import Survey
+from pugc_core.tables.staleness import Survey
+from pugc_core.tables.workspace import Workspace
 from pugc_core.training import lineage
-from pugc_core.workspace import Workspace
 from pugc_dagster import outdated
 from pugc_dagster.keys import key
 from pugc_dagster.partitions import SHARDS_PER_RUN, partitions_name, shards, stretches

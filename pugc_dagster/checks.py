@@ -5,11 +5,11 @@ from itertools import islice
 
 import dagster as dg
 
-from pugc_core import checks
 from pugc_core.errors import CheckFailed
-from pugc_core.records import ALL
 from pugc_core.stages.base import Stage
-from pugc_core.staleness import Survey
+from pugc_core.stages.records import ALL
+from pugc_core.tables import checks
+from pugc_core.tables.staleness import Survey
 
 UP_TO_DATE = "up_to_date"
 EVERY_SHARD = "every_shard"

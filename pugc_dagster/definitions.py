@@ -10,7 +10,7 @@ import dagster as dg
 
 from pugc_core.errors import PugcError
 from pugc_core.plan import Chain
-from pugc_core.staleness import Survey
+from pugc_core.tables.staleness import Survey
 from pugc_dagster import automation, outdated
 from pugc_dagster.io import ShardTables
 from pugc_dagster.keys import key

@@ -17,13 +17,13 @@ from urllib.parse import unquote, urlsplit
 
 import click
 
-from pugc_core import default
+from pugc_core import default_recipe
 from pugc_core.engines import select
 from pugc_core.errors import PugcError
-from pugc_core.models import ModelSpec
+from pugc_core.models.smollm2 import base
+from pugc_core.models.spec import ModelSpec
 from pugc_core.recipe import ROLES, load
-from pugc_core.smollm2 import base
-from pugc_core.workspace import Workspace
+from pugc_core.tables.workspace import Workspace
 from pugc_dagster import project
 from pugc_dagster.terminal import echo
 
@@ -128,7 +128,7 @@ def _base() -> Finding:
 def _recipe(name: str | None) -> list[Finding]:
     why = ""
     if name is None:
-        name, why = default.look()
+        name, why = default_recipe.look()
     try:
         recipe = load(name, project.recipe_folders())
         recipe.stages(lambda shard: shard)

@@ -15,12 +15,13 @@ from dagster._core.storage.tags import (  # the tags that the backfill daemon it
     ASSET_PARTITION_RANGE_START_TAG,
 )
 
-from pugc_core import intake, staleness, storage
+from pugc_core import storage
 from pugc_core.errors import CheckFailed, PugcError, SourceError
 from pugc_core.plan import Chain
 from pugc_core.stages import REPORT
-from pugc_core.staleness import Survey
-from pugc_core.workspace import Workspace
+from pugc_core.tables import intake, staleness
+from pugc_core.tables.staleness import Survey
+from pugc_core.tables.workspace import Workspace
 from pugc_dagster import definitions, finished, history, project, recorded
 from pugc_dagster.keys import key
 from pugc_dagster.partitions import partitions_name, stretches

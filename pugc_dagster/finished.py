@@ -17,14 +17,15 @@ from collections.abc import Collection, Mapping
 from importlib import resources
 from pathlib import Path
 
-from pugc_core import exports, runs, storage
+from pugc_core import storage
 from pugc_core.config import digest
 from pugc_core.errors import PugcError, StorageError
 from pugc_core.plan import Chain
-from pugc_core.records import ALL
+from pugc_core.results import call_log, exports
+from pugc_core.results.policy_samples import SAMPLES
 from pugc_core.stages import POLICY, REPORT
-from pugc_core.staleness import Survey, survey
-from pugc_core.talk import SAMPLES
+from pugc_core.stages.records import ALL
+from pugc_core.tables.staleness import Survey, survey
 from pugc_dagster import project
 
 
@@ -64,7 +65,7 @@ def record_idle(chain: Chain, shards: Collection[str] = (), to: str | None = Non
     reached = _reached(chain, to or REPORT)
     names = sorted(shards or chain.workspace.shards())
     idle = {name: names if name in chain.sharded else [ALL] for name in roles if name in reached}
-    runs.record_idle(chain.workspace.calls(chain.name), roles, idle)
+    call_log.record_idle(chain.workspace.calls(chain.name), roles, idle)
 
 
 def _place(recipe: str) -> Path:

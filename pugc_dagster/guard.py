@@ -32,7 +32,7 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pugc_core import default
+from pugc_core import default_recipe
 from pugc_core.errors import PugcError
 from pugc_dagster import project
 from pugc_dagster.terminal import echo
@@ -233,10 +233,10 @@ def dev(host: str, port: int) -> None:
     """
     protected(host)
     # The code servers and the runs that they start show and find the same recipes, whatever is fetched meanwhile.
-    choice = default.look()
+    choice = default_recipe.look()
     if choice.why:
         echo(choice.why, fg="yellow", err=True)
-    os.environ[default.VARIABLE] = choice.recipe
+    os.environ[default_recipe.VARIABLE] = choice.recipe
     root = project.root()
     os.chdir(root)  # paths in dagster.yaml count from here
     os.environ["DAGSTER_HOME"] = str(root)

@@ -12,8 +12,8 @@ from rich.text import Text
 from rich.tree import Tree
 
 from pugc_core.errors import PugcError
-from pugc_core.estimate import Draws
-from pugc_core.family import Branch
+from pugc_core.results.pending_calls import Draws
+from pugc_core.results.recipe_tree import Branch
 from pugc_core.stages import POLICY
 from pugc_dagster.terminal import plain
 

@@ -7,15 +7,15 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from pugc_core import summary
-from pugc_core.changes import Change
-from pugc_core.dispatch import Calls
-from pugc_core.measures import Measures, cut_off_share, moments, parse_rate, total
-from pugc_core.models import Price
+from pugc_core.ledger.dispatch import Calls
+from pugc_core.models.spec import Price
 from pugc_core.plan import Chain
-from pugc_core.records import NOTHING
+from pugc_core.results import summary
 from pugc_core.stages import of_node
-from pugc_core.tables import Footer
+from pugc_core.stages.measures import Measures, cut_off_share, moments, parse_rate, total
+from pugc_core.stages.records import NOTHING
+from pugc_core.tables.pair_diff import Change
+from pugc_core.tables.store import Footer
 from pugc_dagster.keys import node_key
 
 SAMPLE_ROWS = 3

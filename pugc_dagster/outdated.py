@@ -13,11 +13,11 @@ import dagster as dg
 import pydantic
 from dagster._core.events import AssetMaterializationPlannedData
 
-from pugc_core import staleness
 from pugc_core.errors import PugcError, RecipeError
 from pugc_core.plan import Chain
 from pugc_core.recipe import Recipe, load
-from pugc_core.staleness import Survey
+from pugc_core.tables import staleness
+from pugc_core.tables.staleness import Survey
 from pugc_dagster import checks, finished
 from pugc_dagster.keys import key
 from pugc_dagster.partitions import partitions_name

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pugc_core.summary import RewardShape, Shown
+from pugc_core.results.summary import RewardShape, Shown
 from pugc_core.training.summary import Summary
 from pugc_dagster.terminal import plain
 

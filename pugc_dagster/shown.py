@@ -7,12 +7,12 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from pugc_core import default, storage
-from pugc_core.adopt import adopt
+from pugc_core import default_recipe, storage
 from pugc_core.errors import PugcError, RecipeError
 from pugc_core.plan import Chain
 from pugc_core.recipe import bundled, load
-from pugc_core.workspace import Workspace
+from pugc_core.tables.upgrade import adopt
+from pugc_core.tables.workspace import Workspace
 from pugc_dagster.project import data_root, recipe_folders
 
 log = logging.getLogger("pugc")
@@ -59,7 +59,7 @@ def _adopt(chain: Chain) -> None:
 def _used(bundled: str) -> bool:
     """Whether a bundled recipe is shown: four chains in the graph, three of them never run, only confuse."""
     try:
-        return bundled == default.look().recipe or storage.exists(
+        return bundled == default_recipe.look().recipe or storage.exists(
             storage.join(Workspace(data_root()).store.root, bundled)
         )
     except Exception as err:  # storage that is away for a while

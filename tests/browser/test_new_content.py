@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from helpers.stories import PATIENCE, RECIPE
 
-from pugc_core.workspace import Workspace
+from pugc_core.tables.workspace import Workspace
 from pugc_dagster import console
 
 SENSOR = """{ sensorOrError(sensorSelector: {repositoryName: "__repository__", repositoryLocationName: "pugc",

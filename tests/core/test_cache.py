@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from pugc_core.errors import PugcError, StorageError
-from pugc_core.smollm2 import cache
+from pugc_core.models.smollm2 import cache
 
 NAME, OTHER = "smollm2-0123456789abcdef-1", "smollm2-roles-0123456789abcdef-2"
 
@@ -78,7 +78,7 @@ def test_a_folder_is_made_once_and_everybody_may_read_it(root: Path) -> None:
 
 def test_what_a_killed_process_left_is_swept_and_never_believed(root: Path) -> None:
     script = (
-        "import os, time\nfrom pathlib import Path\nfrom pugc_core.smollm2 import cache\n"
+        "import os, time\nfrom pathlib import Path\nfrom pugc_core.models.smollm2 import cache\n"
         "def build(work):\n    out = work / 'model'; out.mkdir(); (out / 'weights').write_bytes(b'12')\n"
         "    print('half', flush=True); time.sleep(600)\n"
         f"cache.made({NAME!r}, 0, build, print)\n"

@@ -9,11 +9,12 @@ import polars as pl
 import pytest
 from helpers.chain import Chain, posts, scripted_recipe
 
-from pugc_core import exports, licences, storage
-from pugc_core.licences import identifier, metadata
-from pugc_core.states import states
-from pugc_core.summary import funnel
-from pugc_core.tables import Tables
+from pugc_core import storage
+from pugc_core.results import exports, licences
+from pugc_core.results.licences import identifier, metadata
+from pugc_core.results.summary import funnel
+from pugc_core.tables.shard_states import states
+from pugc_core.tables.store import Tables
 from pugc_core.training import card
 
 

@@ -8,13 +8,15 @@ import polars as pl
 import pytest
 from helpers.chain import Chain, posts, scripted_recipe
 
-from pugc_core import checks, measures, storage, summary
-from pugc_core.changes import Change, compare
-from pugc_core.checks import Checked, ChecksConfig
+from pugc_core import storage
 from pugc_core.engines.base import Request
 from pugc_core.engines.scripted import ScriptedEngine, plausible
-from pugc_core.stages import SHARDED
-from pugc_core.tables import Footer, Tables, make_footer
+from pugc_core.results import summary
+from pugc_core.stages import SHARDED, measures
+from pugc_core.tables import checks
+from pugc_core.tables.checks import Checked, ChecksConfig
+from pugc_core.tables.pair_diff import Change, compare
+from pugc_core.tables.store import Footer, Tables, make_footer
 
 
 @pytest.fixture

@@ -14,16 +14,18 @@ from helpers import chain as helper
 from helpers.chain import posts
 from helpers.stages import table
 
-from pugc_core import changes, compare, pair_figures, plots, storage
+from pugc_core import storage
 from pugc_core.errors import RecipeError, StorageError
 from pugc_core.intervals import Estimate, share_of
-from pugc_core.pair_figures import Figure, Side
 from pugc_core.plan import Chain
 from pugc_core.recipe import Recipe, load
-from pugc_core.records import Counts
+from pugc_core.results import comparison, pair_figures, plots
+from pugc_core.results.pair_figures import Figure, Side
+from pugc_core.results.summary import rows
 from pugc_core.stages import STAGES
-from pugc_core.summary import rows
-from pugc_core.tables import Tables
+from pugc_core.stages.records import Counts
+from pugc_core.tables import pair_diff
+from pugc_core.tables.store import Tables
 
 PairRow = tuple[str, str | None, str | None, float | None, int | None, int | None]
 """Instruction number, chosen, rejected, margin, tokens of both; None for an instruction without a pair."""
@@ -102,7 +104,7 @@ def values(figures: Mapping[str, Figure]) -> dict[str, Any]:
 
 
 def test_every_figure_by_hand() -> None:
-    first, other = compare.compare([A, B]).recipes
+    first, other = comparison.compare([A, B]).recipes
     assert values(first.own) == {
         "instructions": 4,
         "pairs": 3,
@@ -139,17 +141,17 @@ def test_every_figure_by_hand() -> None:
 
 
 def test_every_estimate_has_its_interval() -> None:
-    (_, other) = compare.compare([A, B]).recipes
+    (_, other) = comparison.compare([A, B]).recipes
     assert other.figures["flipped"].value == share_of(1, 3)
     margin = other.figures["margin_difference"].value
     assert isinstance(margin, Estimate)
     # Of resamples of -1, +1, -2 one in 27 is all -2, one in 27 all +1: both lie within 95%.
     assert (margin.low, margin.high) == (-2, 1)
-    assert compare.compare([A, B]) == compare.compare([A, B])
+    assert comparison.compare([A, B]) == comparison.compare([A, B])
 
 
 def test_a_recipe_and_one_just_like_it() -> None:
-    other = compare.compare([A, replace(A, recipe="twin")]).recipes[1]
+    other = comparison.compare([A, replace(A, recipe="twin")]).recipes[1]
     assert values(other.against) == {
         "posts_in_common": 4,
         "instructions_in_common": 4,
@@ -168,7 +170,7 @@ def test_a_recipe_and_one_just_like_it() -> None:
 
 def test_nothing_in_common() -> None:
     renamed = {number: {f"x{r}": v for r, v in of.items()} for number, of in B_REWARDS.items()}
-    found = compare.compare([A, side("b", B_PAIRS, renamed, tied=0, instruction="x", post="q")])
+    found = comparison.compare([A, side("b", B_PAIRS, renamed, tied=0, instruction="x", post="q")])
     against = found.recipes[1].against
     assert {name for name, f in against.items() if f.value is None} == NOTHING_TO_MEASURE
     assert {f.value for f in against.values() if f.value is not None} == {0}
@@ -181,7 +183,7 @@ def test_nothing_in_common() -> None:
 def test_a_side_without_a_pair_or_a_reward() -> None:
     nothing = side("none", [], {}, tied=0)
     for sides in ([A, nothing], [nothing, A]):
-        found = {each.recipe: each for each in compare.compare(sides).recipes}["none"]
+        found = {each.recipe: each for each in comparison.compare(sides).recipes}["none"]
         assert (found.figures["pairs"].value, found.figures["margin"].value, found.figures["tied"].value) == (
             0,
             None,
@@ -191,13 +193,13 @@ def test_a_side_without_a_pair_or_a_reward() -> None:
 
 def test_rewards_that_do_not_vary_have_no_correlation() -> None:
     level = {number: dict.fromkeys(of, 3.0) for number, of in A_REWARDS.items()}
-    against = compare.compare([A, side("b", A_PAIRS, level, tied=4)]).recipes[1].against
+    against = comparison.compare([A, side("b", A_PAIRS, level, tied=4)]).recipes[1].against
     assert (against["reward_correlation"].value, against["ordered_alike"].value) == (None, None)
 
 
 def test_recipes_with_other_instructions_are_paired_by_post() -> None:
     renamed = {number: {f"x{r}": v for r, v in of.items()} for number, of in B_REWARDS.items()}
-    found = compare.compare([A, side("b", B_PAIRS, renamed, tied=0, instruction="x")])
+    found = comparison.compare([A, side("b", B_PAIRS, renamed, tied=0, instruction="x")])
     against = values(found.recipes[1].against)
     assert (against["posts_in_common"], against["instructions_in_common"], against["flipped"]) == (4, 0, None)
     assert against["margin_difference"] == (-2 / 3, 3)
@@ -212,7 +214,7 @@ def test_the_instructions_of_a_post_count_as_their_mean() -> None:
         ("2", "r5", "r6", 1, 9, 9),
     ]
     once: Sequence[PairRow] = [("1", "s1", "s2", 1, 10, 10), ("2", "s5", "s6", 2, 9, 9)]
-    found = compare.compare([side("a", twice, {}, tied=0), side("b", once, {}, tied=0, instruction="x")])
+    found = comparison.compare([side("a", twice, {}, tied=0), side("b", once, {}, tied=0, instruction="x")])
     assert values(found.recipes[1].against)["margin_difference"] == (-0.5, 2)  # 1 - 3, 2 - 1
 
 
@@ -225,12 +227,12 @@ def test_half_of_the_posts_with_instructions_in_common_are_enough_to_pair_by_ins
 
 
 def test_how_figures_are_written() -> None:
-    found = compare.compare([A, B]).rows()
+    found = comparison.compare([A, B]).rows()
     assert found[0] == ["instructions answered", "4", "4"]
     cells = {label: cells for label, *cells in found}
     assert cells["flipped pair"] == ["", "33.3% (6.1% to 79.2%); n=3"]
     assert cells["margin: difference"] == ["", "-0.67 (-2.00 to +1.00); n=3"]
-    twin = {label: cells for label, *cells in compare.compare([A, replace(A, recipe="twin")]).rows()}
+    twin = {label: cells for label, *cells in comparison.compare([A, replace(A, recipe="twin")]).rows()}
     assert twin["margin: difference"] == ["", "+0.00 (+0.00 to +0.00); n=3"]
 
 
@@ -301,7 +303,7 @@ def test_what_is_read_of_recipes_gives_what_their_tables_say(
         return whole(self, stage, shard, columns)
 
     monkeypatch.setattr(Tables, "read", noting)
-    found = compare.of(ran)
+    found = comparison.of(ran)
     monkeypatch.undo()
     assert read == {*pair_figures.PAIRS, *pair_figures.REWARDS}, "columns that no figure needs are not read"
     assert (found.names, found.notes) == (["base", "fork"], ())
@@ -310,7 +312,7 @@ def test_what_is_read_of_recipes_gives_what_their_tables_say(
     # A post that lies in two shards counts once.
     once = [frame.unique("instruction_id", keep="first", maintain_order=True) for frame in (base, fork)]
     assert once[0].height < base.height
-    change, against = changes.compare(*once), found.recipes[1].against
+    change, against = pair_diff.compare(*once), found.recipes[1].against
     assert change.flipped > 0
     assert against["pairs_in_common"].value == change.compared
     assert against["flipped"].value == share_of(change.flipped, change.compared)
@@ -321,32 +323,32 @@ def test_what_is_read_of_recipes_gives_what_their_tables_say(
 def test_ties_are_those_of_the_footers(ran: tuple[Chain, Chain]) -> None:
     judged = rows(ran[0].tables, "rewards").filter("keep").group_by("shard", "instruction_id")
     n_rewards = judged.agg(n=pl.col("reward").n_unique())["n"]
-    tied = compare.of(ran).recipes[0].figures["tied"].value
+    tied = comparison.of(ran).recipes[0].figures["tied"].value
     assert tied == share_of(int((n_rewards == 1).sum()), n_rewards.len())
 
 
 def test_shards_that_are_missing_out_of_date_or_broken_are_named(ran: tuple[Chain, Chain], tmp_path: Path) -> None:
     base, fork = ran
     storage.delete(fork.tables.path("pairs", "b"))
-    (note,) = compare.of(ran).notes
+    (note,) = comparison.of(ran).notes
     assert note == "pairs of fork: 1 shards not made yet; fix: pugc run --recipe fork --to pairs"
     made = helper.Chain(str(tmp_path / "data"), base.recipe)
     made.put("c", [])
     made.run(shards=["c"], to="pairs")
-    notes = compare.of(ran).notes
+    notes = comparison.of(ran).notes
     assert notes[0] == "1 shards of base could not be made; pugc status --recipe base says why"
 
 
 def test_what_is_not_there_is_said_with_the_command_that_makes_it(write: Write, ran: tuple[Chain, Chain]) -> None:
     more = [Chain(write(name, FORK), ran[0].workspace) for name in ("one", "two")]
     with pytest.raises(StorageError, match="recipes one and two cannot be compared: no pairs yet") as err:
-        compare.of([*ran, *more])
+        comparison.of([*ran, *more])
     assert err.value.fix == "pugc run --recipe one --to pairs && pugc run --recipe two --to pairs"
     with pytest.raises(RecipeError, match="recipe base is named twice"):
-        compare.of([ran[0], ran[1], ran[0]])
+        comparison.of([ran[0], ran[1], ran[0]])
     storage.delete(ran[1].tables.path("rewards", "a"))
     with pytest.raises(StorageError, match="no table rewards for shard a of recipe fork") as err:
-        compare.of(ran)
+        comparison.of(ran)
     assert err.value.fix == "pugc run --recipe fork --shard a --to rewards"
 
 
@@ -363,8 +365,8 @@ def test_a_recipe_names_what_it_is_compared_with(write: Write) -> None:
     ("names", "words", "fix"),
     [
         ('["bse"]', r"recipe \S+base\.toml: compare\.with: no recipe 'bse'; known: .*base.*tiny", "did you mean base?"),
-        ('["base"]', "compare.with names the recipe itself, 'base'", "name others: classifier-reward, fork, laptop"),
-        ('["fork", "fork"]', "compare.with names 'fork' twice", "name it once"),
+        ('["base"]', "comparison.with names the recipe itself, 'base'", "name others: classifier-reward, fork, laptop"),
+        ('["fork", "fork"]', "comparison.with names 'fork' twice", "name it once"),
     ],
 )
 def test_a_comparison_with_nothing_sensible_is_refused(

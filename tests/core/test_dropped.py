@@ -4,9 +4,9 @@ from pathlib import Path
 
 from helpers.stages import DEFAULTS
 
-from pugc_core import dropped
+from pugc_core.results import dropped_rows
 from pugc_core.stages import STAGES
-from pugc_core.tables import Footer, Store, Tables
+from pugc_core.tables.store import Footer, Store, Tables
 
 
 def write(store: Store, stage: str, shard: str, *rows: dict) -> None:
@@ -30,7 +30,7 @@ def test_every_reason_with_its_text(tmp_path: Path) -> None:
     write(store, "rewards", "a", out("too_few_votes", response_id="r"))
     write(store, "pairs", "a", out("all_tied", pair_id="p", instruction="How?", chosen="So."))
     write(store, "ugc", "gone", out("too_short", ugc_id="9", text="of a shard that is not asked for"))
-    found = [tuple(row.values()) for row in dropped.sample(Tables(store, "r"), ["a"], 10)]
+    found = [tuple(row.values()) for row in dropped_rows.sample(Tables(store, "r"), ["a"], 10)]
     assert found == [
         ("ugc", "a", "too_short", "1", "hm", "2"),
         ("quality", "a", "low_quality", "2", "a post", "thin"),
@@ -46,9 +46,9 @@ def test_of_much_a_sample_but_of_every_reason_some(tmp_path: Path) -> None:
     for shard in ("a", "b", "c"):
         write(store, "ugc", shard, *(out("too_short", ugc_id=f"{shard}{i}", text="hm") for i in range(4)))
     write(store, "ugc", "d", out("broken", ugc_id="d"), {"ugc_id": "k", "text": "kept"})
-    found = dropped.sample(Tables(store, "r"), ["a", "b", "c", "d"], 5)
+    found = dropped_rows.sample(Tables(store, "r"), ["a", "b", "c", "d"], 5)
     assert [row["reason"] for row in found] == ["too_short"] * 5 + ["broken"]
     assert [row["id"] for row in found] == ["a0", "a1", "a2", "a3", "b0", "d"]
     # A table that is gone in the meantime is no error.
     Path(store.path("r", "ugc", "d")).unlink()
-    assert len(dropped._rows(Tables(store, "r"), "ugc", "d")) == 0
+    assert len(dropped_rows._rows(Tables(store, "r"), "ugc", "d")) == 0

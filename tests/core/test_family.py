@@ -7,12 +7,12 @@ import pytest
 from helpers import chain as helper
 from helpers.chain import no_engine, posts
 
-from pugc_core.estimate import Draws, draws
-from pugc_core.family import tree
 from pugc_core.plan import Chain
 from pugc_core.recipe import load
-from pugc_core.staleness import survey
-from pugc_core.workspace import Workspace
+from pugc_core.results.pending_calls import Draws, draws
+from pugc_core.results.recipe_tree import tree
+from pugc_core.tables.staleness import survey
+from pugc_core.tables.workspace import Workspace
 
 BASE = """
 [models.judge]

@@ -14,13 +14,13 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from pugc_core import memory, storage
-from pugc_core.dispatch import Calls
+from pugc_core import file_cache, storage
 from pugc_core.errors import StorageError
-from pugc_core.memory import remembered
-from pugc_core.runs import earlier, last, record
+from pugc_core.file_cache import remembered
+from pugc_core.ledger.dispatch import Calls
+from pugc_core.results.call_log import earlier, last, record
 from pugc_core.stages.quality import Quality
-from pugc_core.tables import Footer, Store, failed_footer, make_footer
+from pugc_core.tables.store import Footer, Store, failed_footer, make_footer
 
 
 def damages(whole: bytes, count: int, seed: int = 5) -> list[bytes]:
@@ -83,7 +83,7 @@ def test_a_cache_of_another_version_is_not_used(store: Store) -> None:
         remembered(str(folder), str(cache(store)), read, suffix=".parquet", kind=kind)
         assert store.footers("r", "quality") == truth
     # As versions before this one wrote it: no checksum.
-    pl.DataFrame([("a.parquet", "1 2 3", "{}")], schema=memory._SCHEMA, orient="row").write_parquet(cache(store))
+    pl.DataFrame([("a.parquet", "1 2 3", "{}")], schema=file_cache._SCHEMA, orient="row").write_parquet(cache(store))
     assert store.footers("r", "quality") == truth
 
 

@@ -14,8 +14,8 @@ from helpers import smollm2
 
 from pugc_core import recipe
 from pugc_core.errors import ModelNotFound
-from pugc_core.models import ModelSpec
-from pugc_core.smollm2 import base, merge
+from pugc_core.models.smollm2 import base, merge
+from pugc_core.models.spec import ModelSpec
 
 SPEC = ModelSpec(id="pugc/smollm2-roles")
 
@@ -105,7 +105,7 @@ def test_an_adapter_that_does_not_fit_is_refused(small: Path, tmp_path: Path) ->
         with pytest.raises(ModelNotFound) as err:
             merge.changes(small, given)
         assert str(given) in err.value.problem
-        assert "git checkout -- pugc_core/smollm2/roles" in (err.value.fix or "")
+        assert "git checkout -- pugc_core/models/smollm2/roles" in (err.value.fix or "")
         return err.value.problem
 
     assert len(merge.changes(small, smollm2.write_adapter(tmp_path / "adapter"))) == 2

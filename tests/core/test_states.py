@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 from helpers.chain import Chain, posts, scripted_recipe
 
-from pugc_core import checks, storage
-from pugc_core.checks import Checked, ChecksConfig
+from pugc_core import storage
 from pugc_core.errors import CheckFailed
-from pugc_core.records import ALL
-from pugc_core.states import states
-from pugc_core.tables import Tables
+from pugc_core.stages.records import ALL
+from pugc_core.tables import checks
+from pugc_core.tables.checks import Checked, ChecksConfig
+from pugc_core.tables.shard_states import states
+from pugc_core.tables.store import Tables
 
 JUDGE = "Post: {ugc}\nQuestion: {instruction}\nAnswer: {response}\nFeedback, then [RESULT] 1 to 5."
 

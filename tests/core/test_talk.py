@@ -13,17 +13,17 @@ from pugc_core.engines import EngineHost
 from pugc_core.engines.base import Engine, Generation, Request
 from pugc_core.engines.scripted import ScriptedEngine
 from pugc_core.errors import EngineError, RecipeError, TrainingError
-from pugc_core.ledger import Ledger
-from pugc_core.models import ModelSpec
+from pugc_core.ledger.store import Ledger
+from pugc_core.models.spec import ModelSpec
 from pugc_core.plan import Chain
 from pugc_core.prompts.base import Message
 from pugc_core.recipe import Recipe, load
-from pugc_core.records import ALL
+from pugc_core.results.policy_samples import SAMPLES, Side, Talk, held_out, samples, sides
 from pugc_core.stages import STAGES
-from pugc_core.tables import make_footer
-from pugc_core.talk import SAMPLES, Side, Talk, held_out, samples, sides
+from pugc_core.stages.records import ALL
+from pugc_core.tables.store import make_footer
+from pugc_core.tables.workspace import Workspace
 from pugc_core.training import lineage
-from pugc_core.workspace import Workspace
 
 
 def make(tmp_path: Path, extra: str = "") -> tuple[Recipe, Workspace]:

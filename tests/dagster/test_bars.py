@@ -17,7 +17,7 @@ from rich.console import Console
 from pugc_core import progress
 from pugc_core.engines import EngineHost
 from pugc_core.engines.scripted import ScriptedEngine
-from pugc_core.models import ModelSpec
+from pugc_core.models.spec import ModelSpec
 from pugc_core.progress import Progress
 from pugc_dagster import bars
 

@@ -15,10 +15,10 @@ from rich.console import Console
 from sqlalchemy.exc import OperationalError
 
 from pugc_core.errors import TrainingError
-from pugc_core.models import ModelSpec
+from pugc_core.models.spec import ModelSpec
 from pugc_core.plan import Chain
 from pugc_core.run import start_of
-from pugc_core.tables import Tables
+from pugc_core.tables.store import Tables
 from pugc_dagster import finished, history
 from pugc_dagster.cli import main
 
@@ -117,8 +117,8 @@ def test_answers_that_the_ledger_had_are_said_to_have_cost_nothing(made: Path) -
 def test_a_demo_ends_with_the_best_pairs_and_start_and_trained(
     made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from pugc_core import summary
     from pugc_core.recipe import load
+    from pugc_core.results import summary
     from pugc_dagster import console, execute
     from pugc_dagster.project import recipe_folders
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from pugc_core.plan import Chain
 from pugc_core.recipe import load
-from pugc_core.tables import Tables
+from pugc_core.tables.store import Tables
 from pugc_dagster import automation, definitions, execute, metadata, outdated
 from pugc_dagster.cli import main
 from pugc_dagster.project import recipe_folders

@@ -16,8 +16,8 @@ from dagster._core.storage.partition_status_cache import get_and_update_asset_st
 from pugc_core.errors import RecipeError, SourceError
 from pugc_core.plan import Chain
 from pugc_core.recipe import Recipe, load
-from pugc_core.staleness import survey
-from pugc_core.tables import Store
+from pugc_core.tables.staleness import survey
+from pugc_core.tables.store import Store
 from pugc_dagster import definitions, execute
 from pugc_dagster import outdated as outdated_
 from pugc_dagster import shown as recipes_shown

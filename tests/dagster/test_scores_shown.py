@@ -12,9 +12,9 @@ import dagster as dg
 import pytest
 from click.testing import CliRunner
 
-from pugc_core import summary
 from pugc_core.plan import Chain
 from pugc_core.recipe import load
+from pugc_core.results import summary
 from pugc_dagster import cli, execute, reports
 from pugc_dagster.project import recipe_folders
 

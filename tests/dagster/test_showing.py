@@ -9,7 +9,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from pugc_core.intervals import Estimate
-from pugc_core.summary import RewardShape, Shown
+from pugc_core.results.summary import RewardShape, Shown
 from pugc_core.training.summary import Summary
 from pugc_dagster import showing
 

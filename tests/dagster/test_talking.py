@@ -10,8 +10,8 @@ from click.testing import CliRunner, Result
 
 from pugc_core.plan import Chain
 from pugc_core.recipe import load
+from pugc_core.tables.workspace import Workspace
 from pugc_core.training import lineage
-from pugc_core.workspace import Workspace
 from pugc_dagster import execute
 from pugc_dagster.cli import main
 from pugc_dagster.project import recipe_folders

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from helpers.dev import dagster_dev
 
-from pugc_core.workspace import Workspace
+from pugc_core.tables.workspace import Workspace
 
 BACKFILL = """mutation($p: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $p) {
   __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }"""

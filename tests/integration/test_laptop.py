@@ -13,8 +13,8 @@ import polars as pl
 import pytest
 
 from pugc_core.errors import PugcError
-from pugc_core.smollm2 import merge
-from pugc_core.workspace import Workspace
+from pugc_core.models.smollm2 import merge
+from pugc_core.tables.workspace import Workspace
 from pugc_dagster import console
 
 POSTS = 6
