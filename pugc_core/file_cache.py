@@ -24,7 +24,7 @@ _SETTLED = 2.0
 """Seconds after which a file's time of change tells; a younger file may change again without showing it."""
 
 
-def remembered(
+def cached(
     folder: str,
     place: str,
     read: Callable[[str], str | None],

@@ -22,7 +22,7 @@ from pugc_core.stages.base import Asking
 from pugc_core.stages.records import ALL, Counts
 from pugc_core.tables.references import References
 from pugc_core.tables.shard_states import States, merged, states
-from pugc_core.tables.stage_run import Inputs, Pass
+from pugc_core.tables.stage_run import Inputs, StageRun
 from pugc_core.tables.store import Footer, Loaded
 from pugc_core.training import lineage
 from pugc_core.training.run import run as run_training
@@ -53,11 +53,11 @@ def tables(
     ledger: Ledger,
     engines: Engines,
     progress: Callable[[int, int, str], None] | None = None,
-) -> Pass:
+) -> StageRun:
     """The tables of a node for these shards (for ALL, where it has one over all), as they are made or found current;
     `read` are the tables that it reads. Writing them is the caller's part."""
     model, workspace = chain.model(name), chain.workspace
-    return Pass(
+    return StageRun(
         chain.ready(name),
         name,
         shards,
@@ -179,7 +179,7 @@ def run(
     shards: Iterable[str] = (),
     to: str | None = None,
     trained: Callable[[Chain, str], object] = train,
-    made: Callable[[str, Pass], None] = lambda name, work: None,
+    made: Callable[[str, StageRun], None] = lambda name, work: None,
 ) -> None:
     """Every node up to `to` (all, when None) over these shards (all of the inbox, when empty). `trained` makes a
     policy, and `made` is told of every node's tables once they are written.

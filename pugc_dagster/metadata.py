@@ -14,7 +14,7 @@ from pugc_core.results import summary
 from pugc_core.stages import of_node
 from pugc_core.stages.measures import Measures, cut_off_share, moments, parse_rate, total
 from pugc_core.stages.records import NOTHING
-from pugc_core.tables.pair_diff import Change
+from pugc_core.tables.pair_diff import PairDiff
 from pugc_core.tables.store import Footer
 from pugc_dagster.keys import node_key
 
@@ -44,7 +44,7 @@ def of_run(
     footers: Iterable[Footer],
     calls: Calls | None,
     price: Price,
-    change: Change | None,
+    change: PairDiff | None,
     samples: Mapping[str, Any],
 ) -> dict[str, Any]:
     """What all shards of a run have in common: totals, distributions, what a change did. Stands on each of its events,
@@ -184,7 +184,7 @@ def _bars(head: Sequence[str], rows: Sequence[tuple[str, int]]) -> str:
     return table([*head, ""], [[name, str(n), "█" * round(20 * n / most)] for name, n in rows])
 
 
-def _flipped(change: Change) -> str:
+def _flipped(change: PairDiff) -> str:
     parts = []
     for example in change.examples:
         rows = [

@@ -13,7 +13,7 @@ from pugc_core import storage
 from pugc_core.errors import StorageError
 from pugc_core.ledger.dispatch import Calls
 from pugc_core.plan import Chain
-from pugc_core.tables.pair_diff import Change
+from pugc_core.tables.pair_diff import PairDiff
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Earlier:
 
     shards: Sequence[str] = ()
     calls: Calls = field(default_factory=Calls)
-    change: Change = field(default_factory=Change)
+    change: PairDiff = field(default_factory=PairDiff)
 
 
 def record(
@@ -35,7 +35,7 @@ def record(
     shards: Sequence[str],
     reused: int,
     seconds: float,
-    change: Change | None = None,
+    change: PairDiff | None = None,
 ) -> None:
     """Note a stage's calls and its shards under the run's id; `change` is that of the whole run so far. A new run id
     starts a new page."""
@@ -46,7 +46,7 @@ def record(
     before = page["stages"].get(stage, {})
     page["stages"][stage] = {"role": role, **{name: before.get(name, 0) + n for name, n in counts.items()}}
     names = page["seen"].get(stage, {}).get("shards", [])
-    page["seen"][stage] = {"shards": [*names, *shards], "change": asdict(change or Change())}
+    page["seen"][stage] = {"shards": [*names, *shards], "change": asdict(change or PairDiff())}
     _write(path, page)
 
 
@@ -56,7 +56,7 @@ def record_idle(path: str, roles: Mapping[str, str], shards: Mapping[str, Sequen
     for stage, names in shards.items():
         counts = {**asdict(Calls()), "shards": len(names), "reused": len(names), "seconds": 0.0}
         page["stages"][stage] = {"role": roles[stage], **counts}
-        page["seen"][stage] = {"shards": list(names), "change": asdict(Change())}
+        page["seen"][stage] = {"shards": list(names), "change": asdict(PairDiff())}
     _write(path, page)
 
 
@@ -67,7 +67,7 @@ def earlier(path: str, run: str, stage: str) -> Earlier:
         return Earlier()
     counts, seen = page["stages"][stage], page["seen"][stage]
     calls = Calls(**{name: counts.get(name, 0) for name in Calls.__dataclass_fields__})
-    change = Change(**{**seen["change"], "examples": tuple(seen["change"]["examples"])})
+    change = PairDiff(**{**seen["change"], "examples": tuple(seen["change"]["examples"])})
     return Earlier(seen["shards"], calls, change)
 
 

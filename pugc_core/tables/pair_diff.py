@@ -12,7 +12,7 @@ EXAMPLES = 5
 
 
 @dataclass(frozen=True)
-class Change:
+class PairDiff:
     """Pairs before and after, over the instructions that have both. Changes of several shards can be added."""
 
     compared: int = 0
@@ -29,8 +29,8 @@ class Change:
     examples: tuple[Mapping[str, Any], ...] = ()
     """Flipped ones: instruction, pair_id, and chosen and rejected before and after."""
 
-    def __add__(self, more: Change) -> Change:
-        return Change(
+    def __add__(self, more: PairDiff) -> PairDiff:
+        return PairDiff(
             self.compared + more.compared,
             self.flipped + more.flipped,
             self.other + more.other,
@@ -60,7 +60,7 @@ class Change:
 
 def matched(before: pl.DataFrame, after: pl.DataFrame) -> pl.DataFrame:
     """The instructions that have a pair in both of two tables `pairs`: the columns of `before`, those of `after` with
-    `_now` behind their names, and `outcome`, which is "same", "flipped" or "other" (see Change)."""
+    `_now` behind their names, and `outcome`, which is "same", "flipped" or "other" (see PairDiff)."""
     both = before.filter("keep").join(after.filter("keep"), on="instruction_id", suffix="_now", maintain_order="left")
     chosen, rejected = pl.col("chosen_response_id"), pl.col("rejected_response_id")
     chosen_now, rejected_now = pl.col("chosen_response_id_now"), pl.col("rejected_response_id_now")
@@ -73,7 +73,7 @@ def matched(before: pl.DataFrame, after: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def compare(before: pl.DataFrame, after: pl.DataFrame) -> Change:
+def compare(before: pl.DataFrame, after: pl.DataFrame) -> PairDiff:
     """Two tables `pairs` of the same shard."""
     both = matched(before, after)
     flipped = both.filter(outcome="flipped")
@@ -83,7 +83,7 @@ def compare(before: pl.DataFrame, after: pl.DataFrame) -> Change:
         for name in ("chosen", "rejected", "margin")
         for suffix, when in (("", "before"), ("_now", "after"))
     ]
-    return Change(
+    return PairDiff(
         both.height,
         flipped.height,
         both.filter(outcome="other").height,

@@ -37,8 +37,8 @@ Inputs = Mapping[str, Mapping[str, Loaded]]
 """Tables by stage name and shard."""
 
 
-class Pass:
-    """One pass of `stage`, for the node of a name, over `shards` of the recipe that `tables` are of.
+class StageRun:
+    """One run of `stage`, for the node of a name, over `shards` of the recipe that `tables` are of.
 
     `inputs` are the tables it reads; stage `ugc` reads its shard's source file, which `path_of` finds; its content hash
     is taken from `source_hashes` where it is known. `context` is the context of the stage's model in tokens, 0 where it

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from pugc_core import storage
 from pugc_core.errors import StorageError
-from pugc_core.file_cache import remembered
+from pugc_core.file_cache import cached
 from pugc_core.stages import STAGES, of_node
 from pugc_core.stages.measures import Measures
 from pugc_core.stages.records import Counts
@@ -163,7 +163,7 @@ class Store:
             return json.dumps(asdict(footer)) if footer else None
 
         folder = storage.join(self.root, recipe, stage)
-        found = remembered(folder, storage.join(folder, ".footers"), read, suffix=".parquet", kind=_FIELDS)
+        found = cached(folder, storage.join(folder, ".footers"), read, suffix=".parquet", kind=_FIELDS)
         return {name.removesuffix(".parquet"): Footer(**orjson.loads(text)) for name, text in found.items()}
 
     def footer(self, recipe: str, stage: str, shard: str) -> Footer | None:

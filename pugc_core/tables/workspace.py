@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from pugc_core import storage
 from pugc_core.errors import SourceError, StorageError
-from pugc_core.file_cache import remembered
+from pugc_core.file_cache import cached
 from pugc_core.stages import sources
 from pugc_core.tables.store import Store, file_hash
 
@@ -77,7 +77,7 @@ class Workspace:
             except (OSError, StorageError):
                 return None
 
-        hashes = remembered(self.inbox, storage.join(self.root, "runs", ".sources"), read)
+        hashes = cached(self.inbox, storage.join(self.root, "runs", ".sources"), read)
         return {shard: hashes.get(path.rsplit("/", 1)[-1], "") for shard, path in sorted(self.shards().items())}
 
     def scan(self) -> tuple[dict[str, str], list[str]]:

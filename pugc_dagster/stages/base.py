@@ -23,7 +23,7 @@ from pugc_core.stages import of_node
 from pugc_core.stages.records import ALL
 from pugc_core.stages.rewards import Rewards
 from pugc_core.tables.checks import Checked, gate
-from pugc_core.tables.pair_diff import Change, compare
+from pugc_core.tables.pair_diff import PairDiff, compare
 from pugc_core.tables.stage_run import Inputs, Made
 from pugc_core.tables.staleness import survey
 from pugc_core.tables.store import Footer, Loaded
@@ -109,7 +109,7 @@ class Seen:
         self.made: list[str] = []
         self.metadata: dict[str, dict[str, Any]] = {}
         self.samples: dict[str, Any] = {}
-        self.change = Change()
+        self.change = PairDiff()
         self.earlier = call_log.Earlier()
 
     @property

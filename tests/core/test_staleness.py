@@ -181,7 +181,7 @@ def test_a_file_is_read_once_for_as_long_as_it_does_not_change(tmp_path: Path) -
             read.append(name)
             return (tmp_path / name).read_text()
 
-        return file_cache.remembered(str(tmp_path), str(tmp_path / ".seen"), content, clock=lambda: 1e11)
+        return file_cache.cached(str(tmp_path), str(tmp_path / ".seen"), content, clock=lambda: 1e11)
 
     (tmp_path / "x").write_text("one")
     (tmp_path / "y").write_text("why")
@@ -200,7 +200,7 @@ def test_a_file_that_just_changed_is_not_trusted(tmp_path: Path) -> None:
     read: list[str] = []
 
     def remember(now: float) -> None:
-        file_cache.remembered(
+        file_cache.cached(
             str(tmp_path), str(tmp_path / ".seen"), lambda n: read.append(n) or "v", clock=lambda: now
         )
 

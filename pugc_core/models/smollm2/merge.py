@@ -36,7 +36,7 @@ _OTHERS = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "modules_t
 Shapes = Mapping[str, Sequence[int]]
 
 
-class Change(NamedTuple):
+class Delta(NamedTuple):
     """What an adapter does to one matrix of its base: weight += scale * up @ down."""
 
     weight: str
@@ -90,7 +90,7 @@ def folder(say: Say) -> Path:
     _config(given)
     below = base.folder(say)
     child.need("merging the roles adapter", "torch", "safetensors")
-    changes(below, given)
+    deltas(below, given)
 
     def build(work: Path) -> Path:
         say("roles model: merging the adapter into the base (about 10 s on two cores), once")
@@ -101,7 +101,7 @@ def folder(say: Say) -> Path:
     return cache.made(name(), base.FOLDER_BYTES, build, say)
 
 
-def changes(below: Path, given: Path) -> list[Change]:
+def deltas(below: Path, given: Path) -> list[Delta]:
     """What the adapter in the folder `given` does to the base in the folder `below`, from names and shapes alone.
 
     Raises ModelNotFound where it does not fit: another base, tensors too many or too few, other shapes.
@@ -136,7 +136,7 @@ def changes(below: Path, given: Path) -> list[Change]:
         shapes = [list(factors[sides[side]]) for side in "AB"]
         if shapes != [[rank, columns], [rows, rank]]:
             raise _unfit(given, f"{weight} is {rows} x {columns}, and its factors of rank {rank} are {shapes}")
-        made.append(Change(weight, sides["A"], sides["B"], float(config["lora_alpha"]) / rank))
+        made.append(Delta(weight, sides["A"], sides["B"], float(config["lora_alpha"]) / rank))
     if not made:
         raise _unfit(given, "it changes nothing")
     return made
@@ -146,7 +146,7 @@ def merge(below: Path, given: Path, out: Path) -> None:
     """Writes the base with the adapter added: in float32, then rounded to the dtype of the base."""
     from safetensors.torch import load_file, save_file
 
-    planned = changes(below, given)
+    planned = deltas(below, given)
     weights, factors = load_file(below / _WEIGHTS), load_file(given / "adapter_model.safetensors")
     for change in planned:
         old = weights[change.weight]

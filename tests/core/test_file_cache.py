@@ -16,7 +16,7 @@ import pytest
 
 from pugc_core import file_cache, storage
 from pugc_core.errors import StorageError
-from pugc_core.file_cache import remembered
+from pugc_core.file_cache import cached
 from pugc_core.ledger.dispatch import Calls
 from pugc_core.results.call_log import earlier, last, record
 from pugc_core.stages.quality import Quality
@@ -80,7 +80,7 @@ def test_a_cache_of_another_version_is_not_used(store: Store) -> None:
     for kind in ("", "stage shard of another version"):
         read: Callable[[str], str] = lambda name: json.dumps({"name": name})  # noqa: E731
         cache(store).unlink()
-        remembered(str(folder), str(cache(store)), read, suffix=".parquet", kind=kind)
+        cached(str(folder), str(cache(store)), read, suffix=".parquet", kind=kind)
         assert store.footers("r", "quality") == truth
     # As versions before this one wrote it: no checksum.
     pl.DataFrame([("a.parquet", "1 2 3", "{}")], schema=file_cache._SCHEMA, orient="row").write_parquet(cache(store))
