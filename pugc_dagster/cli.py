@@ -14,7 +14,7 @@ import click
 from pugc_core import default_recipe
 from pugc_core.errors import ModelNotFound, PugcError, SourceError, as_pugc_error
 from pugc_core.progress import duration
-from pugc_dagster.terminal import Formatter, echo
+from pugc_dagster.terminal.safe_text import Formatter, echo
 
 
 class _Group(click.Group):
@@ -89,13 +89,14 @@ def _warn_of_refused() -> None:
 
 def _run(chain: Any, shards: tuple[str, ...] = (), to: str | None = None, *, shown: bool = True) -> None:
     """Make what is not there as it would be made now. Where all of it is, Dagster is not even imported."""
-    from pugc_dagster import bars, finished
+    from pugc_dagster.runs import finished
+    from pugc_dagster.terminal import bars
 
     if finished.covers(chain, shards, to):
         finished.record_idle(chain, shards, to)
         return
     with bars.bars(enabled=shown):
-        from pugc_dagster import execute  # which takes seconds
+        from pugc_dagster.runs import execute  # which takes seconds
 
         with execute.instance() as instance:
             execute.run(instance, chain, shards, to)
@@ -122,7 +123,8 @@ def _exit_for_failed(chain: Any, shards: set[str]) -> None:
 def ingest(files: tuple[str, ...], sample: bool, rows: int | None, replace: bool, as_json: bool) -> None:
     """Take files of posts in, each as a shard (jsonl, csv, parquet, StackExchange Posts.xml; .gz and .zst too)."""
     from pugc_core.tables import intake
-    from pugc_dagster import console, execute
+    from pugc_dagster.runs import execute
+    from pugc_dagster.terminal import console
 
     given = [f if "://" in f else str(Path(f).resolve()) for f in files]
     if sample:
@@ -162,8 +164,8 @@ def run(recipe: str | None, shards: tuple[str, ...], to: str | None, as_json: bo
     Dataset, policies and report are always of all shards that have pairs. The same run again, with nothing changed
     since, only shows the status; Dagster records no run.
     """
-    from pugc_dagster import console
     from pugc_dagster.project import in_the_web_ui
+    from pugc_dagster.terminal import console
 
     chosen = _load(recipe, to_run=True)
     unknown_to_ui = recipe is not None and recipe.endswith(".toml") and not in_the_web_ui(Path(recipe))
@@ -180,7 +182,7 @@ def run(recipe: str | None, shards: tuple[str, ...], to: str | None, as_json: bo
 @_json_option
 def status(recipe: str | None, as_json: bool) -> None:
     """Rows in, kept and dropped per stage, and calls per role in the last run."""
-    from pugc_dagster import console
+    from pugc_dagster.terminal import console
 
     _warn_of_refused()
     console.status(_load(recipe), as_json=as_json)
@@ -192,10 +194,11 @@ def status(recipe: str | None, as_json: bool) -> None:
 def recipes(every: bool, as_json: bool) -> None:
     """The recipes as a tree: what each shares with the one it extends, what it owns, and what it would still ask."""
     from pugc_core.results.recipe_tree import tree
-    from pugc_dagster import listing, shown
+    from pugc_dagster import visible_recipes
+    from pugc_dagster.terminal import recipe_list
 
-    chains, broken = shown.load_all(every=every)
-    listing.recipes(tree(chains), broken, as_json=as_json)
+    chains, broken = visible_recipes.load_all(every=every)
+    recipe_list.recipes(tree(chains), broken, as_json=as_json)
 
 
 @main.command()
@@ -205,7 +208,7 @@ def recipes(every: bool, as_json: bool) -> None:
 def stale(recipe: str | None, named: bool, as_json: bool) -> None:
     """How many tables of each stage are out of date, and why."""
     from pugc_core.tables.staleness import survey
-    from pugc_dagster import console
+    from pugc_dagster.terminal import console
 
     chosen = _load(recipe)
     console.stale(chosen, survey(chosen), as_json=as_json, named=named)
@@ -217,7 +220,8 @@ def stale(recipe: str | None, named: bool, as_json: bool) -> None:
 @_json_option
 def refresh(recipe: str | None, shards: tuple[str, ...], as_json: bool) -> None:
     """Make again what is out of date, and all that follows from it; nothing else, and no call twice."""
-    from pugc_dagster import bars, console, execute
+    from pugc_dagster.runs import execute
+    from pugc_dagster.terminal import bars, console
 
     chosen = _load(recipe, to_run=True)
     with execute.instance() as instance, bars.bars(enabled=not as_json):
@@ -234,7 +238,7 @@ def refresh(recipe: str | None, shards: tuple[str, ...], as_json: bool) -> None:
 def compare(recipes: tuple[str, ...], as_json: bool) -> None:
     """Pairs and rewards of two or more recipes side by side; the first is the one that the others are compared with."""
     from pugc_core.results import comparison
-    from pugc_dagster import console
+    from pugc_dagster.terminal import console
 
     if len(recipes) < 2:
         raise click.UsageError("name at least two recipes")
@@ -252,7 +256,7 @@ def show() -> None:
 @_json_option
 def pair(pair_id: str, recipe: str | None, as_json: bool) -> None:
     """A pair with its post, instruction, responses and every vote. PAIR_ID may be the beginning of an id."""
-    from pugc_dagster import console
+    from pugc_dagster.terminal import console
 
     console.pair(_load(recipe), pair_id, as_json=as_json)
 
@@ -270,9 +274,9 @@ _policy_option = click.option(
 @_json_option
 def sample(question: str, recipe: str | None, policies: tuple[str, ...], draws: int, as_json: bool) -> None:
     """Ask the start model and the trained policies the same QUESTION; their answers stand side by side."""
-    from pugc_dagster import talking
+    from pugc_dagster.terminal import side_by_side
 
-    talking.sample(_load(recipe, to_run=True), question, policies, draws, as_json=as_json)
+    side_by_side.sample(_load(recipe, to_run=True), question, policies, draws, as_json=as_json)
 
 
 @main.command()
@@ -280,9 +284,9 @@ def sample(question: str, recipe: str | None, policies: tuple[str, ...], draws: 
 @_policy_option
 def chat(recipe: str | None, policies: tuple[str, ...]) -> None:
     """Talk to the start model and the trained policies, side by side; each remembers what it said."""
-    from pugc_dagster import talking
+    from pugc_dagster.terminal import side_by_side
 
-    talking.chat(_load(recipe, to_run=True), policies)
+    side_by_side.chat(_load(recipe, to_run=True), policies)
 
 
 @main.command()
@@ -293,7 +297,7 @@ def chat(recipe: str | None, policies: tuple[str, ...]) -> None:
 @_json_option
 def export(target: Path, recipe: str | None, what: str, everything: bool, as_json: bool) -> None:
     """Write a table to TARGET (.jsonl or .parquet); `rationales` are the judge's votes with their feedback."""
-    from pugc_dagster import console
+    from pugc_dagster.terminal import console
 
     rows = console.export(_load(recipe), target, what, everything)
     echo(json.dumps({"path": str(target), "rows": rows}) if as_json else f"{rows} rows in {target}")
@@ -304,7 +308,7 @@ def export(target: Path, recipe: str | None, what: str, everything: bool, as_jso
 @_json_option
 def doctor(recipe: str | None, as_json: bool) -> None:
     """What is installed, which engine each role uses and why, and the exact command for what is missing."""
-    from pugc_dagster import doctor as checks
+    from pugc_dagster.terminal import doctor as checks
 
     sys.exit(checks.report(recipe, as_json=as_json))
 
@@ -317,7 +321,7 @@ def ui(port: int, host: str) -> None:
 
     PUGC_UI_TOKEN asks for a login with that token; PUGC_UI_HOSTS names the hosts it is reached by, such as a proxy's.
     """
-    from pugc_dagster import guard
+    from pugc_dagster.web import guard
 
     guard.dev(host, port)
 
@@ -358,7 +362,7 @@ def demo(recipe: str | None) -> None:
     """The bundled sample through the whole chain, and a summary."""
     echo(_DEMO, err=True)
     from pugc_core.tables import intake
-    from pugc_dagster import console
+    from pugc_dagster.terminal import console
 
     begun = time.monotonic()
     chosen = _load(recipe, to_run=True)

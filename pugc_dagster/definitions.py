@@ -11,13 +11,13 @@ import dagster as dg
 from pugc_core.errors import PugcError
 from pugc_core.plan import Chain
 from pugc_core.tables.staleness import Survey
-from pugc_dagster import automation, outdated
 from pugc_dagster.io import ShardTables
 from pugc_dagster.keys import key
 from pugc_dagster.resources import EnginesResource, LedgerResource, WorkspaceResource
-from pugc_dagster.shown import load_all
 from pugc_dagster.stages import comparison, dataset, policy, report
 from pugc_dagster.stages.base import stage_asset
+from pugc_dagster.visible_recipes import load_all
+from pugc_dagster.web import automation, outdated
 
 log = logging.getLogger("pugc")
 

@@ -27,10 +27,10 @@ from pugc_core.tables.pair_diff import PairDiff, compare
 from pugc_core.tables.stage_run import Inputs, Made
 from pugc_core.tables.staleness import survey
 from pugc_core.tables.store import Footer, Loaded
-from pugc_dagster import checks, events, metadata
 from pugc_dagster.io import ShardStream
 from pugc_dagster.keys import key, node_key
 from pugc_dagster.partitions import EVERY_SHARDS_RUN, shards
+from pugc_dagster.stages import checks, events, metadata
 
 RUN_TAG = "pugc/run"
 """Shared by the Dagster runs that one command started; what they ask of models counts as one run."""

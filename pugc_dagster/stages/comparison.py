@@ -10,7 +10,7 @@ from pugc_core.plan import Chain
 from pugc_core.results import comparison, plots
 from pugc_core.results.comparison import Comparison
 from pugc_dagster.keys import key
-from pugc_dagster.metadata import table
+from pugc_dagster.stages.metadata import table
 
 SENTENCE = "The pairs and rewards of {names} side by side; the first is the one that the others are compared with."
 

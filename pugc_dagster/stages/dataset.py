@@ -14,9 +14,9 @@ from pugc_core.results import licences, plots, summary
 from pugc_core.stages.records import ALL
 from pugc_core.tables.stage_run import Inputs, Made
 from pugc_core.tables.store import Loaded
-from pugc_dagster import checks
 from pugc_dagster.io import ShardStream
 from pugc_dagster.keys import key, node_key
+from pugc_dagster.stages import checks
 from pugc_dagster.stages.base import Seen, column_schema, stream
 
 

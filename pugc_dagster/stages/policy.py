@@ -23,9 +23,9 @@ from pugc_core.tables.staleness import survey
 from pugc_core.training import card
 from pugc_core.training.config import VERSION
 from pugc_core.training.summary import Summary
-from pugc_dagster import checks
 from pugc_dagster.keys import key, node_key
-from pugc_dagster.metadata import cell, table
+from pugc_dagster.stages import checks
+from pugc_dagster.stages.metadata import cell, table
 
 SENTENCE = "The policy, trained by {objective} to prefer the chosen answers; an ordinary Hugging Face folder."
 
@@ -169,7 +169,7 @@ def _train(context: dg.AssetExecutionContext, chain: Chain, name: str, out: Path
         message_reader=_OneWriter(),
     ) as session:
         summary = run.train(
-            chain, name, report=report, say=say, module="pugc_dagster.piped", env=session.get_bootstrap_env_vars()
+            chain, name, report=report, say=say, module="pugc_dagster.runs.piped", env=session.get_bootstrap_env_vars()
         )
     progress.say("")
     reporter(summary.steps, summary.steps, summary.headline)

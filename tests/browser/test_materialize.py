@@ -13,7 +13,8 @@ from helpers.stories import PATIENCE, RECIPE
 from pugc_core.plan import Chain
 from pugc_core.results import dropped_rows
 from pugc_core.tables.workspace import Workspace
-from pugc_dagster import console, execute
+from pugc_dagster.runs import execute
+from pugc_dagster.terminal import console
 
 CHAIN = ["ugc", "quality", "instructions", "relevance", "responses", "rewards", "pairs", "dataset", "dpo", "report"]
 

@@ -14,8 +14,9 @@ from pugc_core.prompts.rewards import WORDINGS
 from pugc_core.recipe import load
 from pugc_core.results import call_log
 from pugc_core.tables.workspace import Workspace
-from pugc_dagster import console, execute
 from pugc_dagster.project import recipe_folders
+from pugc_dagster.runs import execute
+from pugc_dagster.terminal import console
 
 
 @pytest.mark.slow

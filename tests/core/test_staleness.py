@@ -200,9 +200,7 @@ def test_a_file_that_just_changed_is_not_trusted(tmp_path: Path) -> None:
     read: list[str] = []
 
     def remember(now: float) -> None:
-        file_cache.cached(
-            str(tmp_path), str(tmp_path / ".seen"), lambda n: read.append(n) or "v", clock=lambda: now
-        )
+        file_cache.cached(str(tmp_path), str(tmp_path / ".seen"), lambda n: read.append(n) or "v", clock=lambda: now)
 
     written = (tmp_path / "x").stat().st_mtime
     remember(written + 1)

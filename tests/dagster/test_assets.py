@@ -21,8 +21,9 @@ from pugc_core.stages import SHARDED
 from pugc_core.stages.quality import Quality
 from pugc_core.tables.store import Store, Tables
 from pugc_core.tables.workspace import Workspace
-from pugc_dagster import definitions, execute, history
+from pugc_dagster import definitions
 from pugc_dagster.project import data_root, recipe_folders
+from pugc_dagster.runs import execute, history
 from pugc_dagster.stages import policy
 
 CHAIN = ["ugc", "quality", "instructions", "relevance", "responses", "rewards", "pairs", "dataset"]

@@ -21,10 +21,12 @@ from pugc_core.recipe import Recipe, load
 from pugc_core.results import call_log
 from pugc_core.stages.quality import Quality
 from pugc_core.tables.workspace import Workspace
-from pugc_dagster import automation, definitions, execute, outdated
+from pugc_dagster import definitions
 from pugc_dagster.partitions import partitions_name, stretches
 from pugc_dagster.project import data_root, recipe_folders
 from pugc_dagster.resources import WorkspaceResource
+from pugc_dagster.runs import execute
+from pugc_dagster.web import automation, outdated
 
 START, END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 

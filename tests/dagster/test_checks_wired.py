@@ -17,8 +17,9 @@ from pugc_core.recipe import Recipe, load
 from pugc_core.stages import SHARDED, STAGES
 from pugc_core.tables.staleness import survey
 from pugc_core.tables.workspace import Workspace
-from pugc_dagster import definitions, execute
+from pugc_dagster import definitions
 from pugc_dagster.project import data_root, recipe_folders
+from pugc_dagster.runs import execute
 
 
 def recipe() -> Recipe:

@@ -19,8 +19,8 @@ from pugc_core.models.spec import ModelSpec
 from pugc_core.plan import Chain
 from pugc_core.run import start_of
 from pugc_core.tables.store import Tables
-from pugc_dagster import finished, history
 from pugc_dagster.cli import main
+from pugc_dagster.runs import finished, history
 
 
 def pugc(*words: object, code: int = 0) -> Result:
@@ -119,8 +119,9 @@ def test_a_demo_ends_with_the_best_pairs_and_start_and_trained(
 ) -> None:
     from pugc_core.recipe import load
     from pugc_core.results import summary
-    from pugc_dagster import console, execute
     from pugc_dagster.project import recipe_folders
+    from pugc_dagster.runs import execute
+    from pugc_dagster.terminal import console
 
     folder = made / "data" / "policies" / "scripted" / "simpo"
     folder.mkdir(parents=True)
@@ -313,8 +314,9 @@ def test_status_after_a_part_was_made_anew(made: Path) -> None:
     pugc("run", "--recipe", "scripted", "--to", "responses")
     pugc("run", "--recipe", "scripted", "--to", "instructions")
     from pugc_core.recipe import load
-    from pugc_dagster import execute, reports
+    from pugc_dagster import reports
     from pugc_dagster.project import recipe_folders
+    from pugc_dagster.runs import execute
 
     report = Path(reports.write(Chain(load("scripted", recipe_folders()), execute.workspace()))).read_text()
     assert "left out: their tables have changed since" in report

@@ -15,9 +15,10 @@ from pugc_core.plan import Chain
 from pugc_core.recipe import load
 from pugc_core.results import comparison
 from pugc_core.tables.workspace import Workspace
-from pugc_dagster import definitions, execute, finished, reports
+from pugc_dagster import definitions, reports
 from pugc_dagster.cli import main
 from pugc_dagster.project import data_root, recipe_folders
+from pugc_dagster.runs import execute, finished
 
 ASSET = dg.AssetKey(["scripted", "comparison"])
 FORK = 'extends = "scripted"\n[rewards]\nprompt = "default"\n'

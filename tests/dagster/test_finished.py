@@ -20,8 +20,10 @@ from pugc_core.stages.records import ALL
 from pugc_core.tables.workspace import Workspace
 from pugc_core.training import lineage
 from pugc_core.training.summary import Summary
-from pugc_dagster import cli, console, execute, finished
+from pugc_dagster import cli
 from pugc_dagster.project import data_root, recipe_folders
+from pugc_dagster.runs import execute, finished
+from pugc_dagster.terminal import console
 
 SUMMARY = Summary(
     objective="dpo",

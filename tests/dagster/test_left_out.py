@@ -12,9 +12,12 @@ from click.testing import CliRunner, Result
 from pugc_core.plan import Chain
 from pugc_core.recipe import load
 from pugc_core.tables.store import Tables
-from pugc_dagster import automation, definitions, execute, metadata, outdated
+from pugc_dagster import definitions
 from pugc_dagster.cli import main
 from pugc_dagster.project import recipe_folders
+from pugc_dagster.runs import execute
+from pugc_dagster.stages import metadata
+from pugc_dagster.web import automation, outdated
 
 FILTERS = {"quality", "relevance"}
 

@@ -20,7 +20,7 @@ RUNS = "{ runsOrError { ... on Runs { results { runId status tags { key value } 
 
 @pytest.mark.slow
 def test_a_backfill_from_the_web_ui_is_a_few_runs_and_stays(project: Path, posts: Callable[..., Path]) -> None:
-    from pugc_dagster import execute
+    from pugc_dagster.runs import execute
 
     names = ["a", "b", "c", "d"]
     with execute.instance() as instance:

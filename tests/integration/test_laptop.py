@@ -15,7 +15,7 @@ import pytest
 from pugc_core.errors import PugcError
 from pugc_core.models.smollm2 import merge
 from pugc_core.tables.workspace import Workspace
-from pugc_dagster import console
+from pugc_dagster.terminal import console
 
 POSTS = 6
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from pugc_core.intervals import Estimate
 from pugc_core.results.summary import RewardShape, Shown
 from pugc_core.training.summary import Summary
-from pugc_dagster import showing
+from pugc_dagster.terminal import run_outcome
 
 BANDS = ("1.0-1.5", "1.5-2.0", "2.0-2.5", "2.5-3.0", "3.0-3.5", "3.5-4.0", "4.0-4.5", "4.5-5.0")
 SHAPE = RewardShape(
@@ -37,7 +37,7 @@ def printed(*shown: object, width: int = 80) -> str:
 
 def test_the_histogram_has_a_bar_and_a_count_for_every_band() -> None:
     """The fullest band, 40 rewards, has 40 columns, so every reward has one; of 10 that are tied all are light."""
-    assert [line.rstrip() for line in showing.histogram(SHAPE, 80)] == [
+    assert [line.rstrip() for line in run_outcome.histogram(SHAPE, 80)] == [
         "rewards of 81 answers: mean 2.50, std 0.50",
         f"  1.0-1.5  {'░' * 10:<40}    10",
         f"  1.5-2.0  {'█' * 30 + '░' * 10}    40",
@@ -49,19 +49,19 @@ def test_the_histogram_has_a_bar_and_a_count_for_every_band() -> None:
         f"  4.5-5.0  {'':<40}     0",
         "the fullest bin has 49% of them; all tied (░): 5 of 20 questions, 25%; 98.4% of the votes parsed",
     ]
-    narrow = list(showing.histogram(SHAPE, 38))  # a bar of 20 columns: one for two rewards, and never none for one
+    narrow = list(run_outcome.histogram(SHAPE, 38))  # a bar of 20 columns: one for two rewards, and never none for one
     assert max(cell_len(line) for line in narrow[1:-1]) <= 38
     assert narrow[2] == f"  1.5-2.0  {'█' * 15 + '░' * 5}    40"
     assert narrow[6] == f"  3.5-4.0  {'█':<20}     1"
 
 
 def test_a_text_is_wrapped_and_cut_between_words() -> None:
-    assert showing.clipped("one two\n\n three", 20, 2) == ["one two three"]
-    assert showing.clipped("one two three four five", 9, 3) == ["one two", "three", "four five"]
-    assert showing.clipped("one two three four five six", 9, 3) == ["one two", "three", "four …"]
-    assert showing.clipped("a" * 30, 10, 2) == ["a" * 10, "a" * 8 + " …"]
-    assert showing.clipped("", 10, 2) == [""]
-    for line in showing.clipped("漢字 " * 40, 11, 3):  # two columns each
+    assert run_outcome.clipped("one two\n\n three", 20, 2) == ["one two three"]
+    assert run_outcome.clipped("one two three four five", 9, 3) == ["one two", "three", "four five"]
+    assert run_outcome.clipped("one two three four five six", 9, 3) == ["one two", "three", "four …"]
+    assert run_outcome.clipped("a" * 30, 10, 2) == ["a" * 10, "a" * 8 + " …"]
+    assert run_outcome.clipped("", 10, 2) == [""]
+    for line in run_outcome.clipped("漢字 " * 40, 11, 3):  # two columns each
         assert cell_len(line) <= 11
 
 
@@ -75,7 +75,7 @@ def shown(**changes: object) -> Shown:
 
 
 def test_a_pair_takes_a_few_lines_of_any_width_and_no_colour_on_a_pipe() -> None:
-    text = printed(*showing.pairs([shown()], 38, 80))
+    text = printed(*run_outcome.pairs([shown()], 38, 80))
     assert text.splitlines() == [
         "the best 1 of 38 pairs, by reward margin and one of a post",
         "",
@@ -88,11 +88,11 @@ def test_a_pair_takes_a_few_lines_of_any_width_and_no_colour_on_a_pipe() -> None
     ]
     for width in (40, 80, 110):
         long = shown(question="Why? " * 99, chosen="x" * 999, rejected="漢" * 999)
-        lines = printed(*showing.pairs([long, long], 2, width), width=width).splitlines()
+        lines = printed(*run_outcome.pairs([long, long], 2, width), width=width).splitlines()
         assert max(map(cell_len, lines)) <= width
         assert len(lines) <= 2 + 2 * (1 + 2 + 2 + 4 + 4)
         assert "\x1b" not in "".join(lines)
-    assert list(showing.pairs([], 0, 80)) == []
+    assert list(run_outcome.pairs([], 0, 80)) == []
 
 
 def policy(**changes: object) -> Summary:
@@ -108,7 +108,7 @@ def test_policies_stand_with_gain_interval_and_count() -> None:
     figures = {"accuracy": Estimate(0.75, 0.467, 0.911, 12), "gain": Estimate(0.12, 0.03, 0.21, 12)}
     held_out = {name: vars(figure) for name, figure in figures.items()}
     older = {"accuracy": held_out["accuracy"]}
-    table, note = showing.held_out(
+    table, note = run_outcome.held_out(
         {"dpo": policy(held_out=held_out), "simpo": policy(held_out=older), "kto": policy(n_test=0)}
     )
     rows = [re.split(r"\s*│\s*", line.strip("│ \n")) for line in printed(table).splitlines() if line.startswith("│")]
@@ -118,25 +118,25 @@ def test_policies_stand_with_gain_interval_and_count() -> None:
         ["kto", "0", "-", "-"],
     ]
     assert "95% intervals" in str(note)
-    assert list(showing.held_out({})) == []
+    assert list(run_outcome.held_out({})) == []
 
 
 def test_start_and_trained_stand_side_by_side_at_any_width() -> None:
     sample = {"question": "How [bold]do[/] I?", "start": "By hand. " * 80, "trained": "x" * 300}
     for width in (40, 80, 110):
-        text = printed(showing.side_by_side([sample] * 3, "SimPO", width), width=width)
+        text = printed(run_outcome.side_by_side([sample] * 3, "SimPO", width), width=width)
         assert max(map(cell_len, text.splitlines())) <= width
         assert len(text.splitlines()) <= 8 + 3 * 8
         assert "[bold]" in text
         assert text.count("…") == 6
     assert "first 3 held-out questions" in text
     assert "trained by SimPO" in text
-    assert showing.side_by_side([], "SimPO", 80) is None
+    assert run_outcome.side_by_side([], "SimPO", 80) is None
 
 
 def test_nothing_that_a_terminal_obeys_gets_through() -> None:
     for text in ("\x1b[2Jgone", "\x1b]0;title\x07", "\x9b31mred", "\u202egnp.exe", "lone \ud800", "over\rwritten\x08"):
         pair = shown(question=text, chosen=text, rejected=text, shard=text, pair_id=text)
         sample = dict.fromkeys(("question", "start", "trained"), text)
-        out = printed(*showing.pairs([pair], 1, 80), showing.side_by_side([sample], "DPO", 80))
+        out = printed(*run_outcome.pairs([pair], 1, 80), run_outcome.side_by_side([sample], "DPO", 80))
         assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e\ud800]", out), text

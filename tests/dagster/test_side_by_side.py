@@ -12,9 +12,9 @@ from pugc_core.plan import Chain
 from pugc_core.recipe import load
 from pugc_core.tables.workspace import Workspace
 from pugc_core.training import lineage
-from pugc_dagster import execute
 from pugc_dagster.cli import main
 from pugc_dagster.project import recipe_folders
+from pugc_dagster.runs import execute
 
 SCRIPT = r"""[models.tiny.options]
 script = { "Why?" = "Because \u001b]0;title\u0007\u001b[31mred\u001b[0m.", "And?" = "So." }

@@ -4,7 +4,7 @@ Per project: the sensor `inbox` makes a partition of every whole file, and `stal
 true. Both cost no call and are on from the start. Per recipe, and off until somebody switches them on: the sensor
 `<recipe>_new_content` runs shards that are new or whose file changed down to `pairs`, in batches; the schedule
 `<recipe>_nightly` builds the data set and trains when enough new pairs have come. What is out of date is the business
-of `pugc_dagster.outdated`.
+of `pugc_dagster.web.outdated`.
 """
 
 import json
@@ -27,10 +27,10 @@ from pugc_core.stages.rewards import Rewards
 from pugc_core.tables.staleness import Survey
 from pugc_core.tables.workspace import Workspace
 from pugc_core.training import lineage
-from pugc_dagster import outdated
 from pugc_dagster.keys import key
 from pugc_dagster.partitions import SHARDS_PER_RUN, partitions_name, shards, stretches
 from pugc_dagster.stages.base import RECIPE_TAG, RUN_TAG
+from pugc_dagster.web import outdated
 
 _UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
@@ -211,7 +211,7 @@ def _rounds(chain: Chain) -> dg.JobDefinition:
 
     @dg.op(name=f"{chain.recipe.group}_go_on", description="What is up to date is not made again.")
     def op(context: dg.OpExecutionContext) -> None:
-        from pugc_dagster import execute  # it needs the definitions, which need this module
+        from pugc_dagster.runs import execute  # it needs the definitions, which need this module
 
         execute.run(context.instance, chain)
 

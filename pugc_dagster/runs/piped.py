@@ -1,4 +1,4 @@
-"""`python -m pugc_dagster.piped`: a training that tells its progress to the run of Dagster that started it.
+"""`python -m pugc_dagster.runs.piped`: a training that tells its progress to the run of Dagster that started it.
 
 Each step is a line in the run's log, and a message with the figures. Importing this imports no dagster.
 """

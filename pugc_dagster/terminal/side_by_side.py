@@ -20,7 +20,7 @@ from pugc_core.errors import EngineError
 from pugc_core.plan import Chain
 from pugc_core.prompts.responses import parse
 from pugc_core.results.policy_samples import START, Side, Talk, sides
-from pugc_dagster.terminal import echo, plain
+from pugc_dagster.terminal.safe_text import echo, plain
 
 Answers = Mapping[str, Sequence[Generation]]
 

@@ -25,7 +25,7 @@ from pugc_core.models.spec import ModelSpec
 from pugc_core.recipe import ROLES, load
 from pugc_core.tables.workspace import Workspace
 from pugc_dagster import project
-from pugc_dagster.terminal import echo
+from pugc_dagster.terminal.safe_text import echo
 
 _PACKAGES = {
     "dagster": "",

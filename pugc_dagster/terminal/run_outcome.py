@@ -13,7 +13,7 @@ from rich.text import Text
 
 from pugc_core.results.summary import RewardShape, Shown
 from pugc_core.training.summary import Summary
-from pugc_dagster.terminal import plain
+from pugc_dagster.terminal.safe_text import plain
 
 _BAR = 40
 """Columns of the longest bar, where there is room."""

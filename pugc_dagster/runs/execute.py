@@ -22,9 +22,10 @@ from pugc_core.stages import REPORT
 from pugc_core.tables import intake, staleness
 from pugc_core.tables.staleness import Survey
 from pugc_core.tables.workspace import Workspace
-from pugc_dagster import definitions, finished, history, project, recorded
+from pugc_dagster import definitions, project
 from pugc_dagster.keys import key
 from pugc_dagster.partitions import partitions_name, stretches
+from pugc_dagster.runs import finished, history, recorded
 from pugc_dagster.stages.base import RECIPE_TAG, RUN_TAG
 
 log = logging.getLogger("pugc")

@@ -15,7 +15,7 @@ from pugc_core.errors import PugcError
 from pugc_core.results.pending_calls import Draws
 from pugc_core.results.recipe_tree import Branch
 from pugc_core.stages import POLICY
-from pugc_dagster.terminal import plain
+from pugc_dagster.terminal.safe_text import plain
 
 _out = Console(highlight=False)
 

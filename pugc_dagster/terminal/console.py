@@ -28,8 +28,8 @@ from pugc_core.stages import STAGES
 from pugc_core.stages.measures import cut_off_share, moments
 from pugc_core.tables.staleness import Survey, reasons, survey
 from pugc_core.training.summary import Summary
-from pugc_dagster import showing
-from pugc_dagster.terminal import plain
+from pugc_dagster.terminal import run_outcome
+from pugc_dagster.terminal.safe_text import plain
 
 _WIDE = 100
 """Columns where the output goes to a file or a pipe, which have none of their own."""
@@ -65,11 +65,11 @@ def status(chain: Chain, *, as_json: bool, samples: bool = False) -> None:
             f"{content['cut_off']:.1%} of the responses were cut off by max_tokens ({chain.recipe.responses.cut_off})"
         )
     if content["rewards"]:
-        for line in showing.histogram(content["rewards"], _out.width):
+        for line in run_outcome.histogram(content["rewards"], _out.width):
             _out.print(line)
     if samples:
         _print_best(chain)
-    for shown in showing.held_out(content["policies"]):
+    for shown in run_outcome.held_out(content["policies"]):
         _out.print(shown)
     if samples:
         _print_samples(chain, next(iter(content["policies"]), None))
@@ -130,7 +130,7 @@ def _print_best(chain: Chain) -> None:
     if not found:
         return
     _out.print()
-    for line in showing.pairs(found, total, min(_out.width, _READABLE)):
+    for line in run_outcome.pairs(found, total, min(_out.width, _READABLE)):
         _out.print(line)
     _out.print(f"\n  all behind a pair: pugc show pair {found[0].pair_id[:8]} --recipe {chain.name}\n", style="dim")
 
@@ -140,7 +140,7 @@ def _print_samples(chain: Chain, objective: str | None) -> None:
     if objective is None:
         return
     kept = policy_samples.samples(chain.policy(objective))
-    if table := showing.side_by_side(kept, chain.recipe.training.loss(objective).title, min(_out.width, _READABLE)):
+    if table := run_outcome.side_by_side(kept, chain.recipe.training.loss(objective).title, min(_out.width, _READABLE)):
         _out.print()
         _out.print(table)
 

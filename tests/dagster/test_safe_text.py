@@ -14,8 +14,9 @@ from rich.console import Console
 
 import pugc_dagster
 from pugc_core.errors import RecipeError
-from pugc_dagster import cli, console
-from pugc_dagster.terminal import Formatter, plain
+from pugc_dagster import cli
+from pugc_dagster.terminal import console
+from pugc_dagster.terminal.safe_text import Formatter, plain
 
 HOSTILE = {
     "\x1b[31mred\x1b[0m": "red",

@@ -28,7 +28,7 @@ from rich.table import Column
 from pugc_core import progress
 from pugc_core.progress import duration
 from pugc_core.stages import STAGES
-from pugc_dagster.terminal import echo, plain
+from pugc_dagster.terminal.safe_text import echo, plain
 
 QUIET = 10.0
 """Seconds after which a line says that the work still goes on."""
