@@ -29,7 +29,6 @@ from pugc_core.stages.responses import Responses, ResponsesConfig
 from pugc_core.stages.rewards import Rewards, RewardsConfig
 from pugc_core.stages.scores import Scores
 from pugc_core.stages.ugc import Ugc, UgcConfig
-from pugc_core.tables.checks import ChecksConfig
 from pugc_core.training.config import TrainingConfig
 
 BUNDLED = Path(__file__).parent / "recipes"
@@ -89,6 +88,19 @@ class Roles(Config):
     policy: str
     """Samples the responses, and is what training starts from."""
     reward_judge: str
+
+
+class ChecksConfig(Config):
+    """Thresholds. They stop a run, or warn; they shape no table."""
+
+    min_parse_rate: float = Field(0.8, ge=0, le=1)
+    """Below this share of parsed answers the stages after it do not run."""
+    min_votes_complete: float = Field(0.9, ge=0, le=1)
+    """Below this share of responses with all N votes the pairs are not made."""
+    drift: float = Field(4.0, gt=0)
+    """Standard errors by which a shard may differ from the one before it without a warning."""
+    mixed_shards: bool = False
+    """Whether a data set may hold shards that were made with different prompts, models or parameters."""
 
 
 class Recipe(Config):

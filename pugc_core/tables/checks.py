@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import polars as pl
-from pydantic import Field
 
-from pugc_core.config import Config
 from pugc_core.errors import CheckFailed, StorageError
+from pugc_core.recipe import ChecksConfig
 from pugc_core.stages import STAGES, of_node
 from pugc_core.stages.base import Stage
 from pugc_core.stages.measures import Measures, parse_rate, total
@@ -19,19 +18,6 @@ from pugc_core.tables.store import Footer, Tables
 
 NAMED = 5
 """Rows that a failing check names."""
-
-
-class ChecksConfig(Config):
-    """Thresholds. They stop a run, or warn; they shape no table."""
-
-    min_parse_rate: float = Field(0.8, ge=0, le=1)
-    """Below this share of parsed answers the stages after it do not run."""
-    min_votes_complete: float = Field(0.9, ge=0, le=1)
-    """Below this share of responses with all N votes the pairs are not made."""
-    drift: float = Field(4.0, gt=0)
-    """Standard errors by which a shard may differ from the one before it without a warning."""
-    mixed_shards: bool = False
-    """Whether a data set may hold shards that were made with different prompts, models or parameters."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from pugc_core.stages import REPORT
 from pugc_core.tables import intake, staleness
 from pugc_core.tables.staleness import Survey
 from pugc_core.tables.workspace import Workspace
-from pugc_dagster import definitions, project
+from pugc_dagster import assets, project
 from pugc_dagster.keys import key
 from pugc_dagster.partitions import partitions_name, stretches
 from pugc_dagster.runs import finished, history, recorded
@@ -173,7 +173,7 @@ def _run(
 
 def _execute(found: dg.DagsterInstance, chain: Chain, names: Sequence[str], tags: dict[str, str]) -> None:
     """One run of these nodes."""
-    defs = definitions.of([chain])
+    defs = dg.Definitions(assets.of([chain]), resources=assets.resources(), executor=dg.in_process_executor)
     selection = [key(chain, name) for name in names]
     try:
         recorded.execute(

@@ -29,6 +29,7 @@ from pugc_core.tables.workspace import Workspace
 from pugc_core.training import lineage
 from pugc_dagster.keys import key
 from pugc_dagster.partitions import SHARDS_PER_RUN, partitions_name, shards, stretches
+from pugc_dagster.runs import execute
 from pugc_dagster.stages.base import RECIPE_TAG, RUN_TAG
 from pugc_dagster.web import outdated
 
@@ -211,8 +212,6 @@ def _rounds(chain: Chain) -> dg.JobDefinition:
 
     @dg.op(name=f"{chain.recipe.group}_go_on", description="What is up to date is not made again.")
     def op(context: dg.OpExecutionContext) -> None:
-        from pugc_dagster.runs import execute  # it needs the definitions, which need this module
-
         execute.run(context.instance, chain)
 
     words = "every round, from the data set of the first to the policies of the last, and the report"

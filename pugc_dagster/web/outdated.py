@@ -21,7 +21,7 @@ from pugc_core.tables.staleness import Survey
 from pugc_dagster.keys import key
 from pugc_dagster.partitions import partitions_name
 from pugc_dagster.project import recipe_folders
-from pugc_dagster.runs import finished
+from pugc_dagster.runs import execute, finished
 from pugc_dagster.stages import checks
 
 log = logging.getLogger("pugc")
@@ -56,8 +56,6 @@ def refresh(chain: Chain, found: Survey | None = None) -> dg.JobDefinition:
         description="What is not out of date keeps its tables and costs nothing.",
     )
     def op(context: dg.OpExecutionContext, config: OutOfDate) -> None:
-        from pugc_dagster.runs import execute  # it needs the definitions, which need this module
-
         names = list[str]()  # Left as it is, the list means all that are out of date by now.
         if config.shards.keys() != listed.keys():
             retired = listed.keys() - chain.workspace.shards().keys()  # since the definitions were loaded

@@ -11,10 +11,11 @@ from helpers.chain import Chain, posts, scripted_recipe
 from pugc_core import storage
 from pugc_core.engines.base import Request
 from pugc_core.engines.scripted import ScriptedEngine, plausible
+from pugc_core.recipe import ChecksConfig
 from pugc_core.results import summary
 from pugc_core.stages import SHARDED, measures
 from pugc_core.tables import checks
-from pugc_core.tables.checks import Checked, ChecksConfig
+from pugc_core.tables.checks import Checked
 from pugc_core.tables.pair_diff import PairDiff, compare
 from pugc_core.tables.store import Footer, Tables, make_footer
 

@@ -9,9 +9,10 @@ from helpers.chain import Chain, posts, scripted_recipe
 
 from pugc_core import storage
 from pugc_core.errors import CheckFailed
+from pugc_core.recipe import ChecksConfig
 from pugc_core.stages.records import ALL
 from pugc_core.tables import checks
-from pugc_core.tables.checks import Checked, ChecksConfig
+from pugc_core.tables.checks import Checked
 from pugc_core.tables.shard_states import states
 from pugc_core.tables.store import Tables
 
