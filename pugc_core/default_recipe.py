@@ -14,8 +14,8 @@ from pugc_core.errors import ModelNotFound, PugcError
 from pugc_core.models.smollm2 import base, merge
 from pugc_core.models.smollm2.cache import Say
 
-PREFERRED = "tiny"
-"""`laptop` takes its place once the roles adapter is in the package."""
+PREFERRED = "laptop"
+"""Runs a real model on two CPU cores."""
 FALLBACK = "tiny"
 """Needs nothing but the package."""
 VARIABLE = "PUGC_RECIPE"

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
-from pugc_core import progress
+from pugc_core import machine, progress
 from pugc_core.engines.base import Engine
 from pugc_core.errors import MissingDependency, RecipeError
 from pugc_core.models.smollm2.cache import Say
@@ -91,24 +91,30 @@ def open_engine(spec: ModelSpec, say: Say = progress.say) -> Engine:
 
 def _loading(spec: ModelSpec, engine: str) -> str:
     """What opening a local model's engine is, in words, and about how long it takes."""
-    name, small = spec.id, spec.provided is not None
-    if spec.local:
-        name = "/".join(Path(spec.id).parts[-2:])
-        small = sum(file.stat().st_size for file in Path(spec.location).glob("*.safetensors")) < _SMALL
-    return f"loading {name} with {engine}: {'about 10 s' if small else 'minutes, where it is large'}"
+    name = "/".join(Path(spec.id).parts[-2:]) if spec.local else spec.id
+    return f"loading {name} with {engine}: {'about 10 s' if _small(spec) else 'minutes, where it is large'}"
+
+
+def _small(spec: ModelSpec) -> bool:
+    """Whether the model is known to be small; of a model on the hub that is not known before it is here."""
+    if not spec.local:
+        return spec.provided is not None
+    return sum(file.stat().st_size for file in Path(spec.location).glob("*.safetensors")) < _SMALL
 
 
 class EngineHost:
-    """Holds one engine at a time: roles that share a model share its engine, another model takes its place.
+    """Open engines. Roles that share a model share its engine.
 
-    One GPU holds one model; a stage that needs the next one gets it when the last has left. `say` is told when a model
-    has to be fetched first.
+    A model takes the place of the one before it, since a GPU holds one. Without a GPU, up to `TOGETHER` small models
+    stay open beside each other: loading one again takes longer than many a stage. `say` is told when a model has to be
+    fetched first.
     """
+
+    TOGETHER = 2
 
     def __init__(self, say: Say = progress.say) -> None:
         self._say = say
-        self._spec: ModelSpec | None = None
-        self._engine: Engine | None = None
+        self._open: list[tuple[ModelSpec, Engine]] = []
 
     def __enter__(self) -> EngineHost:
         return self
@@ -119,13 +125,16 @@ class EngineHost:
         self.close()
 
     def engine(self, spec: ModelSpec) -> Engine:
-        if self._engine is None or self._spec != spec:
-            self.close()
-            self._engine, self._spec = open_engine(spec, self._say), spec
-        return self._engine
+        for known, engine in self._open:
+            if known == spec:
+                return engine
+        together = self.TOGETHER if not machine.gpus() and all(map(_small, [spec, *(s for s, _ in self._open)])) else 1
+        while len(self._open) >= together:
+            self._open.pop(0)[1].close()
+        self._open.append((spec, open_engine(spec, self._say)))
+        return self._open[-1][1]
 
     def close(self) -> None:
-        """Let the engine go, and its memory with it."""
-        engine, self._engine, self._spec = self._engine, None, None
-        if engine is not None:
-            engine.close()
+        """Let the engines go, and their memory with them."""
+        while self._open:
+            self._open.pop()[1].close()

@@ -46,8 +46,3 @@ def command(launch: Launch, module: list[str], *, gpus: bool) -> list[str]:
         return [sys.executable, "-m", "accelerate.commands.launch", *flags, "--dynamo_backend", "no", "-m", *module]
     flags = ["--standalone", "--nproc_per_node", str(launch.processes)]
     return [sys.executable, "-m", "torch.distributed.run", *flags, "-m", *module]
-
-
-def gpus() -> bool:
-    """Whether this machine has an NVIDIA GPU; asked without importing torch."""
-    return Path("/dev/nvidiactl").exists()

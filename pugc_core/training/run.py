@@ -14,10 +14,10 @@ from types import MappingProxyType
 from typing import Any
 
 import pugc_core
-from pugc_core import errors
+from pugc_core import errors, machine
 from pugc_core.errors import PugcError, TrainingError
 from pugc_core.training.config import TrainingConfig
-from pugc_core.training.launch import SPEC, command, gpus
+from pugc_core.training.launch import SPEC, command
 from pugc_core.training.summary import Report, Say, Summary, unsaid
 
 _GRACE = 10.0
@@ -54,7 +54,7 @@ def run(
         "system_role": system_role,
     }
     child = subprocess.Popen(
-        command(config.launch, [module, "--stay-with-parent"], gpus=gpus()),
+        command(config.launch, [module, "--stay-with-parent"], gpus=machine.gpus()),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

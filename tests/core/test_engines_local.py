@@ -16,8 +16,10 @@ import pytest
 from helpers.models import LIMIT, NO_SYSTEM_TEMPLATE, make
 from helpers.threads import one_thread
 
+from pugc_core import engines, machine
 from pugc_core.engines import EngineHost, open_engine, select
 from pugc_core.engines.base import Engine, Generation, Refusal, Request, Sampling, folded
+from pugc_core.engines.scripted import ScriptedEngine
 from pugc_core.engines.transformers import TransformersEngine, chat_tokenizer, encode
 from pugc_core.engines.worker import WorkerEngine
 from pugc_core.errors import EngineError, ModelNotFound, RecipeError
@@ -700,8 +702,32 @@ def test_the_host_closes_when_its_user_fails() -> None:
     assert engine.closed  # type: ignore[attr-defined]
 
 
+def test_without_a_gpu_two_small_models_stay_open(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    opened: list[ModelSpec] = []
+    monkeypatch.setattr(engines, "open_engine", lambda spec, say: opened.append(spec) or ScriptedEngine())
+    monkeypatch.setattr(machine, "gpus", lambda: False)
+    small = [ModelSpec(id=str(tmp_path / name)) for name in "abc"]
+    for spec in small:
+        Path(spec.id).mkdir()
+    with EngineHost() as host:
+        one, two = host.engine(small[0]), host.engine(small[1])
+        assert (host.engine(small[0]), host.engine(small[1])) == (one, two)
+        assert opened == small[:2]
+        three = host.engine(small[2])
+        assert [engine.closed for engine in (one, two, three)] == [True, False, False]  # type: ignore[attr-defined]
+        (tmp_path / "large").mkdir()
+        with (tmp_path / "large" / "model.safetensors").open("wb") as file:
+            file.truncate(2 << 30)
+        large = host.engine(ModelSpec(id=str(tmp_path / "large")))
+        assert [engine.closed for engine in (two, three, large)] == [True, True, False]  # type: ignore[attr-defined]
+        back = host.engine(small[0])
+        assert large.closed  # type: ignore[attr-defined]
+    assert back.closed  # type: ignore[attr-defined]
+
+
 @pytest.mark.slow
-def test_the_host_swaps_real_models(tmp_path: Path, folder: Path) -> None:
+def test_on_a_gpu_the_host_swaps_real_models(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "gpus", lambda: True)
     other = make(tmp_path / "other", seed=1)
     with EngineHost() as host:
         one = host.engine(ModelSpec(id=str(folder), engine="transformers"))
