@@ -365,8 +365,8 @@ def test_a_recipe_names_what_it_is_compared_with(write: Write) -> None:
     ("names", "words", "fix"),
     [
         ('["bse"]', r"recipe \S+base\.toml: compare\.with: no recipe 'bse'; known: .*base.*tiny", "did you mean base?"),
-        ('["base"]', "comparison.with names the recipe itself, 'base'", "name others: classifier-reward, fork, laptop"),
-        ('["fork", "fork"]', "comparison.with names 'fork' twice", "name it once"),
+        ('["base"]', "compare.with names the recipe itself, 'base'", "name others: classifier-reward, fork, laptop"),
+        ('["fork", "fork"]', "compare.with names 'fork' twice", "name it once"),
     ],
 )
 def test_a_comparison_with_nothing_sensible_is_refused(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pugc_core.models.spec.tiny import weights
+from pugc_core.models.tiny import weights
 
 from pugc_bundled.tiny import corpus, text, tokenizer
 from pugc_bundled.tiny.tasks import COMPARE, SPEAK, Sample, Tasks, judged
