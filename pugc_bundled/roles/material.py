@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from pugc_bundled.roles import phrases
@@ -58,8 +58,9 @@ class Material:
                 return other
         return self.rng.choice(self.posts)
 
-    def response(self, post: Post, question: str) -> tuple[str, str]:
-        """A response and how it came about: the base's, a person's, or made of sentences of this post and others."""
+    def response(self, post: Post, question: str, kinds: Collection[str] = ()) -> tuple[str, str]:
+        """A response and how it came about: the base's, a person's, or made of sentences of this post and others; one
+        of `kinds`, where any are given."""
         rng = self.rng
         makers: dict[str, tuple[float, Callable[[], str]]] = {
             "base": (6.0, lambda: _one(rng, self.sampled.answers.get(post.key, ()))),
@@ -73,8 +74,9 @@ class Material:
             "contradicted": (1.2, lambda: contradicted(self._kept(post), rng)),
             "padded": (1.0, lambda: self.padded(self._kept(post))),
         }
+        wanted = {kind: maker for kind, maker in makers.items() if not kinds or kind in kinds}
         while True:
-            kind = rng.choices(list(makers), [weight for weight, _ in makers.values()])[0]
+            kind = rng.choices(list(wanted), [weight for weight, _ in wanted.values()])[0]
             if text := makers[kind][1]():
                 return text, kind
 

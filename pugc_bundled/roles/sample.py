@@ -31,19 +31,24 @@ BREVITY = ("\nAnswer in two or three sentences.", "\nAnswer in a few sentences."
 REWORD = "Rewrite this in your own words, in about the same length. Write nothing else.\n\n{text}"
 
 
-def asked(posts: Sequence[corpus.Post]) -> list[dict[str, str]]:
-    """What the base is asked, in the order of asking: questions, people's own of communities first, then texts."""
+def asked(posts: Sequence[corpus.Post], more: int = 0) -> list[dict[str, str]]:
+    """What the base is asked, in the order of asking: questions, people's own of communities first, then texts. With
+    `more`, as many other questions and no texts."""
     rng = random.Random(SEED)
     pool = [p for p in corpus.of("train", posts) if p.question]
     sites = [p for p in pool if p.source.startswith("stackexchange")]
     others = [p for p in pool if not p.source.startswith("stackexchange")]
     rng.shuffle(sites)
     rng.shuffle(others)
-    chosen = list(dict.fromkeys((p.question, p.key) for p in [*sites[:1000], *others]))[:QUESTIONS]
+    if more:
+        sites, others = sites[1000 : 1000 + 3 * more // 4], others[QUESTIONS:]
+    chosen = list(dict.fromkeys((p.question, p.key) for p in [*sites[: more or 1000], *others]))[: more or QUESTIONS]
     rows = [
         {"kind": "answer", "key": key, "text": question, "prompt": question + rng.choice(BREVITY)}
         for question, key in chosen
     ]
+    if more:
+        return rows
     for post in rng.sample(corpus.of("train", posts), TEXTS):
         parts = sentences(post.text)
         start = rng.randrange(max(1, len(parts) - 2))
@@ -76,10 +81,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the open data")
     parser.add_argument("--base", required=True, help="folder of the base model")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--more", type=int, default=0, help="ask so many other questions, and no texts")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "answers.jsonl"
-    rows = asked(corpus.posts(options.data))
+    rows = asked(corpus.posts(options.data), options.more)
     done = len({json.loads(line)["prompt"] for line in path.open()}) if path.exists() else 0
     engine = open_engine(ModelSpec(id=options.base, dtype="bfloat16", max_model_len=2048))
     began = time.monotonic()

@@ -36,6 +36,9 @@ DAMAGED, PLAIN = 0.5, 0.18
 """Shares of readings whose post is damaged, or sound but short like those. Only their quality is asked for."""
 HARD = {"mixed": 4.0, "reordered": 4.0, "cut": 2.0, "vague": 1.5}
 """How often damage of a kind comes, against 1 for a kind that shows at once."""
+OWN = ("base", "base_near", "base_mixed")
+"""Kinds of responses that a policy gives: the base's, to the post's question or another, some with sentences of the
+post among its own."""
 JUDGED = 0.05
 """Share of readings that are a judgment of GPT-4."""
 THIN, RICH = 0.2, 0.45
@@ -82,13 +85,17 @@ class Tasks:
         sampled: Sampled | None = None,
         judgments: Sequence[Judgment] = (),
         bank: phrases.Bank = phrases.TRAIN,
+        own: float = 0.0,
     ) -> None:
+        """`own` is the share of readings with nothing but votes on the base's own answers (the second course)."""
         self.rng = rng
+        self.own = own
         self.salience = salience
         self.sampled = sampled or Sampled()
         self.judgments = list(judgments)
         self.posts = list(posts)
         self.material = Material(posts, salience, rng, self.sampled, bank)
+        self._answered = [p for p in posts if p.question and p.key in self.sampled.answers]
         self._by_kind: dict[str, list[Post]] = defaultdict(list)
         for post in posts:
             self._by_kind[_family(post)].append(post)
@@ -97,6 +104,9 @@ class Tasks:
     def readings(self) -> Iterator[Reading]:
         """Without end: families of posts in fixed shares, damaged ones and GPT-4's judgments among them."""
         while True:
+            if self.own and self.rng.random() < self.own:
+                yield self.answered(self.shortened(self.rng.choice(self._answered)))
+                continue
             draw = self.rng.random()
             if self.judgments and draw < JUDGED:
                 yield self.judged(self.rng.choice(self.judgments))
@@ -151,6 +161,14 @@ class Tasks:
                 reading.branches.append(
                     self.vote(post, question, self.material.padded(response), "padded", graded=response)
                 )
+        return reading
+
+    def answered(self, post: Post) -> Reading:
+        """Votes on what the base says."""
+        reading = Reading(post)
+        for _ in range(2 * VOTES):
+            response, kind = self.material.response(post, post.question, OWN)
+            reading.branches.append(self.vote(post, post.question, response, kind))
         return reading
 
     def asked(self, post: Post) -> str:

@@ -47,9 +47,10 @@ def rate(progress: float) -> float:
     return min(rising, max(0.0, (1 - progress) / FALL))
 
 
-def build(base: Path, device: str, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
-    """The base in `dtype` with a fresh adapter in float32 on its top layers, and its tokenizer."""
-    from peft import LoraConfig, get_peft_model
+def build(base: Path, device: str, dtype: torch.dtype = torch.float32, start: Path | None = None) -> tuple[Any, Any]:
+    """The base in `dtype` with an adapter in float32 on its top layers, fresh or that of `start`, and its tokenizer."""
+    from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+    from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     branching.register()
@@ -63,16 +64,22 @@ def build(base: Path, device: str, dtype: torch.dtype = torch.float32) -> tuple[
         layers_to_transform=list(range(max(0, layers - LAYERS), layers)),
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(model, config).to(device), AutoTokenizer.from_pretrained(base)
+    adapted = get_peft_model(model, config)
+    if start:
+        set_peft_model_state_dict(adapted, load_file(start / "adapter_model.safetensors"))
+    return adapted.to(device), AutoTokenizer.from_pretrained(base)
 
 
 class Training:
     """The state of a training between steps."""
 
-    def __init__(self, model: Any, tokenizer: Any, tasks: Tasks, tokens: float, device: str) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, tasks: Tasks, tokens: float, device: str, peak: float = RATE
+    ) -> None:
         self.model, self.tokenizer, self.tasks, self.total, self.device = model, tokenizer, tasks, tokens, device
+        self.peak = peak
         self.learnt = [p for p in model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(self.learnt, lr=RATE, betas=(0.9, 0.98), weight_decay=0.01)
+        self.optimizer = torch.optim.AdamW(self.learnt, lr=peak, betas=(0.9, 0.98), weight_decay=0.01)
         self.steps = self.tokens = self.branches = 0
         self.seconds = 0.0
         self.losses: dict[str, float] = {}
@@ -89,7 +96,7 @@ class Training:
         began = time.monotonic()
         row = self.next_row()
         for group in self.optimizer.param_groups:
-            group["lr"] = RATE * rate(self.progress)
+            group["lr"] = self.peak * rate(self.progress)
         loss, by_role = losses(self.model, row, self.device)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.learnt, 1.0)
@@ -179,7 +186,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Train the roles adapter on top of the base model.")
     parser.add_argument("--data", type=Path, required=True, help="folder of the open data")
     parser.add_argument("--base", type=Path, required=True, help="folder of the base model")
-    parser.add_argument("--sampled", type=Path, required=True, help="folder that `sample` wrote")
+    parser.add_argument("--sampled", type=Path, nargs="+", required=True, help="folders that `sample` wrote")
+    parser.add_argument("--start", type=Path, help="folder of an adapter to go on from, in a second course")
+    parser.add_argument(
+        "--own", type=float, default=0.0, help="share of readings with votes on the base's answers alone"
+    )
+    parser.add_argument("--rate", type=float, default=RATE, help=f"peak of the learning rate (default {RATE})")
     parser.add_argument("--out", type=Path, required=True, help="folder of the adapter to write")
     parser.add_argument("--millions", type=float, default=3.4, help="tokens to train on, in millions (default 3.4)")
     parser.add_argument("--resume", action="store_true", help="go on from OUT.state")
@@ -190,11 +202,12 @@ def main(arguments: list[str] | None = None) -> None:
     every = corpus.posts(options.data)
     train, test = corpus.of("train", every), corpus.of("test", every)
     salience = Salience(p.text for p in train)
-    rows = [json.loads(line) for line in (options.sampled / "answers.jsonl").open()]
+    rows = [json.loads(line) for folder in options.sampled for line in (folder / "answers.jsonl").open()]
     judged = [j for j in corpus.judgments(options.data) if j.side == "train"]
-    tasks = Tasks(train, salience, random.Random(SEED), Sampled(rows), judged)
-    model, tokenizer = build(options.base, options.device, torch.bfloat16 if options.bf16 else torch.float32)
-    training = Training(model, tokenizer, tasks, 1e6 * options.millions, options.device)
+    tasks = Tasks(train, salience, random.Random(SEED), Sampled(rows), judged, own=options.own)
+    dtype = torch.bfloat16 if options.bf16 else torch.float32
+    model, tokenizer = build(options.base, options.device, dtype, options.start)
+    training = Training(model, tokenizer, tasks, 1e6 * options.millions, options.device, options.rate)
     check = Tasks(test, salience, random.Random(SEED + 1), bank=phrases.TEST)
     seen = check.readings()
     looked = [branching.pack([next(seen) for _ in range(4)], tokenizer, LONGEST) for _ in range(4)]
@@ -225,7 +238,8 @@ def main(arguments: list[str] | None = None) -> None:
         "answers": training.branches,
         "minutes": round(training.seconds / 60, 1),
         "seed": SEED,
-        "rate": RATE,
+        "rate": options.rate,
+        "own": options.own,
         "dtype": "bfloat16" if options.bf16 else "float32",
     }
     save(model, options.out, about)

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pugc_core.models.tiny import weights
 
 from pugc_bundled.tiny import corpus, text, tokenizer
 from pugc_bundled.tiny.tasks import COMPARE, SPEAK, Sample, Tasks, judged
+from pugc_core.models.tiny import weights
 from pugc_core.prompts import instructions, quality, relevance, rewards
 from pugc_core.prompts.base import Message
 
