@@ -41,11 +41,11 @@ test: install
 # What the bundled model can do on text that it never saw: on the sample posts, or on a folder of open data (DATA=...).
 DATA ?=
 tiny-report: install
-	$(BIN)/python -m pugc_core.tiny.measure $(if $(DATA),--data $(DATA))
+	$(BIN)/python -m pugc_bundled.tiny.measure $(if $(DATA),--data $(DATA))
 
 # What the roles model can do on posts that it never saw, against the goals in its card: DATA is a folder of open data.
 model-report: install base
-	$(BIN)/python -m pugc_core.smollm2.measure --data $(or $(DATA),$(error make model-report DATA=FOLDER))
+	$(BIN)/python -m pugc_bundled.roles.measure --data $(or $(DATA),$(error make model-report DATA=FOLDER))
 
 # The pictures in docs/, taken by the browser tests; needs chromium.
 pictures: install base

@@ -22,14 +22,14 @@ from pathlib import Path
 import polars as pl
 import projects
 
+from pugc_bundled.roles import corpus
+from pugc_bundled.roles.asking import SETTINGS, Policy
+from pugc_bundled.roles.corpus import Post
+from pugc_bundled.roles.grading import compare
+from pugc_bundled.tiny.text import overlap
 from pugc_core.intervals import bootstrap
-from pugc_core.models import ModelSpec
-from pugc_core.smollm2 import corpus
-from pugc_core.smollm2.asking import SETTINGS, Policy
-from pugc_core.smollm2.corpus import Post
-from pugc_core.smollm2.grading import compare
-from pugc_core.tiny.text import overlap
-from pugc_core.workspace import Workspace
+from pugc_core.models.spec import ModelSpec
+from pugc_core.tables.workspace import Workspace
 
 RECIPE = """extends = "laptop"
 [training]

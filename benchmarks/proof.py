@@ -25,9 +25,9 @@ from pathlib import Path
 import polars as pl
 import projects
 
+from pugc_bundled.tiny.corpus import Document, clean
 from pugc_core.intervals import bootstrap
-from pugc_core.tiny.corpus import Document, clean
-from pugc_core.workspace import Workspace
+from pugc_core.tables.workspace import Workspace
 
 # A measurement goes on where a run would stop: too few votes are dropped with that reason, and shown.
 LENIENT = """[checks]

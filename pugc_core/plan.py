@@ -19,15 +19,15 @@ from typing import Any
 
 from pugc_core.config import digest
 from pugc_core.errors import PugcError, RecipeError, TrainingError
-from pugc_core.models import ModelSpec
+from pugc_core.models.spec import ModelSpec
 from pugc_core.recipe import Recipe
 from pugc_core.stages import POLICY, REPORT, STAGES
 from pugc_core.stages.base import Asking, Stage
 from pugc_core.stages.dataset import Dataset, Merged, slot
 from pugc_core.stages.responses import Responses
-from pugc_core.tables import Footer, Tables
+from pugc_core.tables.store import Footer, Tables
+from pugc_core.tables.workspace import Workspace
 from pugc_core.training import lineage
-from pugc_core.workspace import Workspace
 
 
 @dataclass(frozen=True)

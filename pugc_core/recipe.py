@@ -15,11 +15,10 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError, model_validator
 
-from pugc_core.checks import ChecksConfig
 from pugc_core.config import Config
 from pugc_core.engines.base import Sampling
 from pugc_core.errors import RecipeError
-from pugc_core.models import ModelSpec
+from pugc_core.models.spec import ModelSpec
 from pugc_core.stages.base import Stage, gated
 from pugc_core.stages.dataset import Dataset, DatasetConfig
 from pugc_core.stages.instructions import Instructions, InstructionsConfig
@@ -89,6 +88,19 @@ class Roles(Config):
     policy: str
     """Samples the responses, and is what training starts from."""
     reward_judge: str
+
+
+class ChecksConfig(Config):
+    """Thresholds. They stop a run, or warn; they shape no table."""
+
+    min_parse_rate: float = Field(0.8, ge=0, le=1)
+    """Below this share of parsed answers the stages after it do not run."""
+    min_votes_complete: float = Field(0.9, ge=0, le=1)
+    """Below this share of responses with all N votes the pairs are not made."""
+    drift: float = Field(4.0, gt=0)
+    """Standard errors by which a shard may differ from the one before it without a warning."""
+    mixed_shards: bool = False
+    """Whether a data set may hold shards that were made with different prompts, models or parameters."""
 
 
 class Recipe(Config):

@@ -9,21 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from types import MappingProxyType
 
-from pugc_core import exports
 from pugc_core.engines.base import Engine
 from pugc_core.engines.pins import pinned
 from pugc_core.errors import TrainingError
-from pugc_core.ledger import Ledger
-from pugc_core.models import ModelSpec
-from pugc_core.pipeline import Inputs, Pass
+from pugc_core.ledger.store import Ledger
+from pugc_core.models.smollm2.cache import Say
+from pugc_core.models.spec import ModelSpec
 from pugc_core.plan import Chain
-from pugc_core.records import ALL, Counts
-from pugc_core.references import References
-from pugc_core.smollm2.cache import Say
+from pugc_core.results import exports
+from pugc_core.results.summary import funnel
 from pugc_core.stages.base import Asking
-from pugc_core.states import States, merged, states
-from pugc_core.summary import funnel
-from pugc_core.tables import Footer, Loaded
+from pugc_core.stages.records import ALL, Counts
+from pugc_core.tables.references import References
+from pugc_core.tables.shard_states import States, merged, states
+from pugc_core.tables.stage_run import Inputs, StageRun
+from pugc_core.tables.store import Footer, Loaded
 from pugc_core.training import lineage
 from pugc_core.training.run import run as run_training
 from pugc_core.training.summary import Report, Summary, unsaid
@@ -53,11 +53,11 @@ def tables(
     ledger: Ledger,
     engines: Engines,
     progress: Callable[[int, int, str], None] | None = None,
-) -> Pass:
+) -> StageRun:
     """The tables of a node for these shards (for ALL, where it has one over all), as they are made or found current;
     `read` are the tables that it reads. Writing them is the caller's part."""
     model, workspace = chain.model(name), chain.workspace
-    return Pass(
+    return StageRun(
         chain.ready(name),
         name,
         shards,
@@ -179,7 +179,7 @@ def run(
     shards: Iterable[str] = (),
     to: str | None = None,
     trained: Callable[[Chain, str], object] = train,
-    made: Callable[[str, Pass], None] = lambda name, work: None,
+    made: Callable[[str, StageRun], None] = lambda name, work: None,
 ) -> None:
     """Every node up to `to` (all, when None) over these shards (all of the inbox, when empty). `trained` makes a
     policy, and `made` is told of every node's tables once they are written.

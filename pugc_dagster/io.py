@@ -8,10 +8,10 @@ from collections.abc import Generator, Mapping
 
 import dagster as dg
 
-from pugc_core.pipeline import Made
-from pugc_core.records import ALL
-from pugc_core.tables import Loaded
-from pugc_core.workspace import Workspace
+from pugc_core.stages.records import ALL
+from pugc_core.tables.stage_run import Made
+from pugc_core.tables.store import Loaded
+from pugc_core.tables.workspace import Workspace
 
 
 class ShardStream:

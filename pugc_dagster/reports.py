@@ -17,10 +17,11 @@ import polars as pl
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from pugc_core import compare, dropped, plots, provenance, runs, storage, summary, talk
+from pugc_core import storage
 from pugc_core.errors import PugcError, StorageError
-from pugc_core.measures import banded, cut_off_share
 from pugc_core.plan import Chain
+from pugc_core.results import call_log, comparison, dropped_rows, plots, policy_samples, provenance, summary
+from pugc_core.stages.measures import banded, cut_off_share
 
 LISTED = 2000
 """Pairs in the table."""
@@ -106,11 +107,11 @@ def _content(chain: Chain) -> dict[str, Any]:
         for objective in chain.recipe.training.objectives
     }
     whole = _whole(chain, kept.head(WHOLE))
-    calls = runs.of(chain)
+    calls = call_log.of(chain)
     counted = summary.funnel(tables, shards)
     judged = summary.measured(tables, "rewards", shards)
     pairs = kept.head(LISTED)
-    left_out = dropped.sample(tables, shards, DROPPED)
+    left_out = dropped_rows.sample(tables, shards, DROPPED)
     known = {behind["pair"]["pair_id"] for behind in whole}
     return {
         "recipe": chain.recipe,
@@ -134,7 +135,7 @@ def _content(chain: Chain) -> dict[str, Any]:
         "left_out": min(WHOLE, kept.height) - len(whole),
         "policies": {objective: record for objective, record in policies.items() if record},
         "comparison": _comparison(chain),
-        "samples": {objective: talk.samples(chain.policy(objective)) for objective in policies},
+        "samples": {objective: policy_samples.samples(chain.policy(objective)) for objective in policies},
         "pictures": _pictures(chain, kept, judged, counted, policies, shards),
     }
 
@@ -173,7 +174,7 @@ def _comparison(chain: Chain) -> dict[str, Any] | None:
     if not chain.recipe.compare.with_:
         return None
     try:
-        found = compare.of([chain, *chain.compared])
+        found = comparison.of([chain, *chain.compared])
     except PugcError as err:
         return {"error": err.line}
     picture = Markup(plots.svg(plots.comparison(found)))

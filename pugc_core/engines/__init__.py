@@ -11,8 +11,8 @@ from typing import NamedTuple
 from pugc_core import machine, progress
 from pugc_core.engines.base import Engine
 from pugc_core.errors import MissingDependency, RecipeError
-from pugc_core.models import ModelSpec
-from pugc_core.smollm2.cache import Say
+from pugc_core.models.smollm2.cache import Say
+from pugc_core.models.spec import ModelSpec
 
 __all__ = ["EngineHost", "Selection", "open_engine", "select"]
 

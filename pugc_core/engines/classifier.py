@@ -13,7 +13,7 @@ from pugc_core.engines.base import Engine, Generation, Request, Sampling
 from pugc_core.engines.transformers import TransformersEngine, pretrained
 from pugc_core.engines.vllm import VllmEngine
 from pugc_core.errors import EngineError, ModelNotFound
-from pugc_core.models import ModelSpec
+from pugc_core.models.spec import ModelSpec
 
 _HEADED = "ForSequenceClassification"
 _FIX = 'name a reward model with one label, or leave out kind = "classifier" for a judge that answers in words'

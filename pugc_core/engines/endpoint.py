@@ -16,11 +16,11 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from pugc_core import urls
 from pugc_core.engines import chat
 from pugc_core.engines.base import Answer, Generation, Refusal, Request, serve
 from pugc_core.engines.redaction import Secrets, authorization, credentials, without_credentials
 from pugc_core.errors import EngineError, MissingDependency
+from pugc_core.models import urls
 
 T = TypeVar("T")
 _TRIES_FOR_TEXT = 3

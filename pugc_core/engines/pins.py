@@ -13,8 +13,8 @@ from pathlib import Path
 from pugc_core import storage
 from pugc_core.engines import select
 from pugc_core.errors import StorageError
-from pugc_core.ledger import folder_of
-from pugc_core.models import ModelSpec
+from pugc_core.ledger.store import folder_of
+from pugc_core.models.spec import ModelSpec
 
 FILE = "commit.txt"
 _COMMIT = re.compile(r"[0-9a-f]{40}")

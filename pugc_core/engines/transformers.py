@@ -14,7 +14,7 @@ from typing import Any
 
 from pugc_core.engines.base import Answer, Generation, Refusal, Request, Sampling, folded, refusal, serve
 from pugc_core.errors import EngineError, MissingDependency, ModelNotFound, RecipeError
-from pugc_core.models import HARMLESS, ModelSpec
+from pugc_core.models.spec import HARMLESS, ModelSpec
 from pugc_core.prompts.base import Message
 from pugc_core.prompts.markers import broken, control_tokens
 

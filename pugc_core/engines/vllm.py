@@ -12,7 +12,7 @@ from typing import Any
 from pugc_core.engines.base import Answer, Generation, Refusal, Request, Sampling, refusal, serve
 from pugc_core.engines.transformers import chat_tokenizer, encode
 from pugc_core.errors import EngineError, MissingDependency, ModelNotFound
-from pugc_core.models import ModelSpec
+from pugc_core.models.spec import ModelSpec
 
 _CAPACITY = 512
 """Requests handed to vLLM's scheduler, which runs as many of them at once as its cache holds."""

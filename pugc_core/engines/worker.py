@@ -22,7 +22,7 @@ from pathlib import Path
 
 from pugc_core.engines.base import Answer, Engine, Generation, Refusal, Request
 from pugc_core.errors import EngineError, PugcError
-from pugc_core.models import ModelSpec
+from pugc_core.models.spec import ModelSpec
 
 _LAST_BYTES = 1 << 16
 """What is read of a dead child's output."""

@@ -21,9 +21,9 @@ import polars as pl
 
 from pugc_core.config import Config, digest
 from pugc_core.engines.base import Generation, Refusal, Request, Sampling
-from pugc_core.measures import Measures
 from pugc_core.prompts import base as prompts
-from pugc_core.records import Table
+from pugc_core.stages.measures import Measures
+from pugc_core.stages.records import Table
 
 
 class Answers:
@@ -94,7 +94,7 @@ class Stage(ABC):
     unit: ClassVar[str] = ""
     """What it asks for, in the plural, as progress bars count it."""
     checks: ClassVar[tuple[str, ...]] = ()
-    """Checks of its own, besides those that every table has (`pugc_core.checks`)."""
+    """Checks of its own, besides those that every table has (`pugc_core.tables.checks`)."""
     quantity: ClassVar[str] = ""
     """What is measured of its rows: the name of sums in `measure`."""
     sample: ClassVar[tuple[str, ...]] = ()
@@ -124,7 +124,7 @@ class Stage(ABC):
 
     @staticmethod
     def measure(frame: pl.DataFrame) -> Measures:
-        """Sums over a table's rows, kept in its footer (`pugc_core.measures`)."""
+        """Sums over a table's rows, kept in its footer (`pugc_core.stages.measures`)."""
         return {}
 
     @staticmethod

@@ -17,9 +17,9 @@ from pydantic import Field
 from pugc_core.config import Config, digest
 from pugc_core.errors import StorageError
 from pugc_core.prompts.base import Prompt
-from pugc_core.records import ORIGIN, ORIGIN_COLUMNS, define, make_id
 from pugc_core.stages.base import Build, Dropped, Inputs, Sources, Stage
 from pugc_core.stages.groups import Grouped, grouped
+from pugc_core.stages.records import ORIGIN, ORIGIN_COLUMNS, define, make_id
 
 _TURNS = pl.List(pl.Struct({"role": pl.String(), "content": pl.String()}))
 

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from pugc_core.records import make_id
 from pugc_core.stages import near
 from pugc_core.stages.near import Union
+from pugc_core.stages.records import make_id
 
 QUESTIONS = 0.7
 """Share of words and pairs of words from which two questions are near-duplicates."""

@@ -12,10 +12,10 @@ from pydantic import Field
 
 from pugc_core.config import Config, digest
 from pugc_core.engines.base import Generation, Sampling
-from pugc_core.measures import Measures, sums
 from pugc_core.prompts import instructions as contract
-from pugc_core.records import define, make_id
 from pugc_core.stages.base import Asking, Build, Dropped, Inputs, Sources
+from pugc_core.stages.measures import Measures, sums
+from pugc_core.stages.records import define, make_id
 
 Drop = Literal["cut_off", "refusal", "refers_to_context", "duplicate"]
 

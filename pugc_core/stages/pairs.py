@@ -15,9 +15,9 @@ from pydantic import Field
 
 from pugc_core.config import Config, digest
 from pugc_core.engines.base import was_cut_off
-from pugc_core.measures import Measures, sums
-from pugc_core.records import ORIGIN, ORIGIN_COLUMNS, define, make_id
 from pugc_core.stages.base import Build, Dropped, Inputs, Sources, Stage
+from pugc_core.stages.measures import Measures, sums
+from pugc_core.stages.records import ORIGIN, ORIGIN_COLUMNS, define, make_id
 
 Candidate = Mapping[str, Any]
 _OF_POST = ("line", "title", "thread", *ORIGIN)

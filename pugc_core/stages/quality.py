@@ -11,10 +11,10 @@ import polars as pl
 from pydantic import Field, model_validator
 
 from pugc_core.engines.base import Generation, Sampling
-from pugc_core.measures import Measures, sums
 from pugc_core.prompts import quality as contract
-from pugc_core.records import define
 from pugc_core.stages.base import Dropped, Filter, FilterConfig, Inputs, Sources
+from pugc_core.stages.measures import Measures, sums
+from pugc_core.stages.records import define
 
 
 class QualityConfig(FilterConfig):

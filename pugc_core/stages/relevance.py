@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 import polars as pl
 
 from pugc_core.engines.base import Generation, Sampling
-from pugc_core.measures import Measures
 from pugc_core.prompts import relevance as contract
-from pugc_core.records import define
 from pugc_core.stages.base import Dropped, Filter, FilterConfig, Inputs, Sources
+from pugc_core.stages.measures import Measures
+from pugc_core.stages.records import define
 
 
 class RelevanceConfig(FilterConfig):

@@ -13,12 +13,12 @@ from pydantic import Field, model_validator
 
 from pugc_core.config import Config, digest
 from pugc_core.engines.base import CUT_OFF, Generation, Request, Sampling, was_cut_off
-from pugc_core.measures import Measures, sums
 from pugc_core.prompts import base as prompts
 from pugc_core.prompts import responses as contract
-from pugc_core.records import define, make_id
 from pugc_core.stages import near
 from pugc_core.stages.base import Asking, Build, Dropped, Inputs, Sources
+from pugc_core.stages.measures import Measures, sums
+from pugc_core.stages.records import define, make_id
 
 
 class ResponsesConfig(Config):

@@ -19,11 +19,11 @@ from pydantic import Field, model_validator
 from pugc_core.config import Config, digest
 from pugc_core.engines.base import Generation, Request, Sampling
 from pugc_core.errors import RecipeError
-from pugc_core.measures import BANDS, Measures, sums
 from pugc_core.prompts import base as prompts
 from pugc_core.prompts import rewards as contract
-from pugc_core.records import define
 from pugc_core.stages.base import Asking, Build, Dropped, Inputs, Sources
+from pugc_core.stages.measures import BANDS, Measures, sums
+from pugc_core.stages.records import define
 
 VOTE = pl.Struct({"draw": pl.Int32(), "score": pl.Int8(), "feedback": pl.String()})
 REFERENCE = "reference"

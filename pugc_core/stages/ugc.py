@@ -14,11 +14,11 @@ from pydantic import Field, model_validator
 
 from pugc_core.config import Config, digest
 from pugc_core.errors import SourceError
-from pugc_core.records import define, make_id
 from pugc_core.stages import near, sources
 from pugc_core.stages.base import Build, Dropped, Inputs, Stage
 from pugc_core.stages.fields import Fields, decoded
 from pugc_core.stages.normalise import normalise
+from pugc_core.stages.records import define, make_id
 from pugc_core.stages.sources import Raw
 from pugc_core.stages.sources.limits import MOST_COLUMNS
 

@@ -9,12 +9,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pugc_core import licences
-from pugc_core.cards import front_matter
 from pugc_core.errors import MissingDependency, TrainingError
-from pugc_core.licences import Licences
-from pugc_core.models import ModelSpec
+from pugc_core.models.spec import ModelSpec
 from pugc_core.recipe import Recipe
+from pugc_core.results import licences
+from pugc_core.results.dataset_card import front_matter
+from pugc_core.results.licences import Licences
 from pugc_core.training.summary import Summary
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pugc_core.errors import MissingDependency, ModelNotFound, TrainingError
-from pugc_core.folders import folder_hash
+from pugc_core.models.files import folder_hash
 from pugc_core.training.config import Lora
 
 

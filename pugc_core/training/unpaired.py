@@ -13,7 +13,6 @@ from trl import KTOConfig, KTOTrainer, unpair_preference_dataset
 from trl.trainer.utils import use_adapter
 
 from pugc_core.training.losses.base import Setup
-from pugc_core.training.losses.kto import Kto
 from pugc_core.training.pairwise import Measured, Pairwise, mean
 
 _NAMES = {"prompt": "prompt_ids", "completion": "completion_ids"}
@@ -79,7 +78,8 @@ class UnpairedTrainer(Pairwise, KTOTrainer):  # type: ignore[misc]  # trl is unt
         return np.stack([losses, chosen, rejected], axis=1)
 
 
-def trainer(setup: Setup, loss: Kto) -> UnpairedTrainer:
+def trainer(setup: Setup, **knobs: float) -> UnpairedTrainer:
+    """With `knobs` of TRL's KTOConfig."""
     arguments = dict(setup.arguments)
     arguments["per_device_train_batch_size"] *= 2  # a pair is two rows, so as many pairs are in a step as elsewhere
     at_once = arguments["per_device_eval_batch_size"] = arguments["per_device_train_batch_size"]
@@ -92,14 +92,7 @@ def trainer(setup: Setup, loss: Kto) -> UnpairedTrainer:
     }
     return UnpairedTrainer(
         ref_model=None if setup.adapter else copy.deepcopy(setup.model),
-        args=KTOConfig(
-            beta=loss.beta,
-            learning_rate=loss.learning_rate,
-            desirable_weight=loss.good,
-            undesirable_weight=loss.bad,
-            train_sampling_strategy="sequential",
-            **arguments,
-        ),
+        args=KTOConfig(train_sampling_strategy="sequential", **arguments, **knobs),
         **{**setup.given, **rows},
     )
 

@@ -7,8 +7,8 @@ import dagster as dg
 
 from pugc_core import progress
 from pugc_core.engines import EngineHost
-from pugc_core.ledger import Ledger
-from pugc_core.workspace import Workspace
+from pugc_core.ledger.store import Ledger
+from pugc_core.tables.workspace import Workspace
 from pugc_dagster.project import data_root
 
 

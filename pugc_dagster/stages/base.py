@@ -9,27 +9,28 @@ from typing import Any
 
 import dagster as dg
 
-from pugc_core import run, runs
-from pugc_core.changes import Change, compare
-from pugc_core.checks import Checked, gate
+from pugc_core import run
 from pugc_core.config import digest
-from pugc_core.dispatch import Calls
 from pugc_core.engines import EngineHost
 from pugc_core.errors import PugcError, StorageError, Unforeseen
-from pugc_core.ledger import Ledger
-from pugc_core.models import Price
-from pugc_core.pipeline import Inputs, Made
+from pugc_core.ledger.dispatch import Calls
+from pugc_core.ledger.store import Ledger
+from pugc_core.models.spec import Price
 from pugc_core.plan import Chain
 from pugc_core.progress import Reporter
-from pugc_core.records import ALL
+from pugc_core.results import call_log
 from pugc_core.stages import of_node
+from pugc_core.stages.records import ALL
 from pugc_core.stages.rewards import Rewards
-from pugc_core.staleness import survey
-from pugc_core.tables import Footer, Loaded
-from pugc_dagster import checks, events, metadata
+from pugc_core.tables.checks import Checked, gate
+from pugc_core.tables.pair_diff import PairDiff, compare
+from pugc_core.tables.stage_run import Inputs, Made
+from pugc_core.tables.staleness import survey
+from pugc_core.tables.store import Footer, Loaded
 from pugc_dagster.io import ShardStream
 from pugc_dagster.keys import key, node_key
 from pugc_dagster.partitions import EVERY_SHARDS_RUN, shards
+from pugc_dagster.stages import checks, events, metadata
 
 RUN_TAG = "pugc/run"
 """Shared by the Dagster runs that one command started; what they ask of models counts as one run."""
@@ -108,8 +109,8 @@ class Seen:
         self.made: list[str] = []
         self.metadata: dict[str, dict[str, Any]] = {}
         self.samples: dict[str, Any] = {}
-        self.change = Change()
-        self.earlier = runs.Earlier()
+        self.change = PairDiff()
+        self.earlier = call_log.Earlier()
 
     @property
     def price(self) -> Price:
@@ -168,7 +169,7 @@ def stream(context: dg.AssetExecutionContext, seen: Seen, names: Sequence[str], 
     reporter = Reporter(f"{chain.name} {seen.name}", context.log.info)
     work = run.tables(chain, seen.name, names, inputs, ledger=ledger, engines=host.engine, progress=reporter)
     page, run_id = workspace.calls(chain.name), context.run.tags.get(RUN_TAG, context.run.run_id)
-    seen.earlier = runs.earlier(page, run_id, seen.name)
+    seen.earlier = call_log.earlier(page, run_id, seen.name)
     seen.change = seen.earlier.change
     begun = time.monotonic()
     written: list[str] = []
@@ -195,7 +196,7 @@ def stream(context: dg.AssetExecutionContext, seen: Seen, names: Sequence[str], 
         for shard, failure in work.failed.items():
             context.log.error(f"{seen.name} of shard {shard}: {failure}{_traceback(failure)}")
         ledger.flush()
-        runs.record(
+        call_log.record(
             page,
             run_id,
             seen.name,

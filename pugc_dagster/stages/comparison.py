@@ -4,13 +4,13 @@ import base64
 
 import dagster as dg
 
-from pugc_core import compare, plots
-from pugc_core.compare import Comparison
 from pugc_core.errors import PugcError
 from pugc_core.intervals import Estimate
 from pugc_core.plan import Chain
+from pugc_core.results import comparison, plots
+from pugc_core.results.comparison import Comparison
 from pugc_dagster.keys import key
-from pugc_dagster.metadata import table
+from pugc_dagster.stages.metadata import table
 
 SENTENCE = "The pairs and rewards of {names} side by side; the first is the one that the others are compared with."
 
@@ -30,8 +30,8 @@ def asset(chain: Chain) -> dg.AssetsDefinition:
         description=SENTENCE.format(names=names) + wrong,
         group_name=chain.recipe.group,
     )
-    def comparison(context: dg.AssetExecutionContext) -> dg.MaterializeResult:  # type: ignore[type-arg]
-        found = compare.of([chain, *chain.compared])
+    def compared(context: dg.AssetExecutionContext) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        found = comparison.of([chain, *chain.compared])
         for note in found.notes:
             context.log.warning(note)
         picture = base64.b64encode(plots.png(plots.comparison(found))).decode()
@@ -46,7 +46,7 @@ def asset(chain: Chain) -> dg.AssetsDefinition:
             }
         )
 
-    return comparison
+    return compared
 
 
 def _numbers(found: Comparison) -> dict[str, float | int]:

@@ -7,15 +7,16 @@ from typing import Any
 
 import dagster as dg
 
-from pugc_core import licences, plots, run, summary
+from pugc_core import run
 from pugc_core.config import digest
-from pugc_core.pipeline import Inputs, Made
 from pugc_core.plan import Chain
-from pugc_core.records import ALL
-from pugc_core.tables import Loaded
-from pugc_dagster import checks
+from pugc_core.results import licences, plots, summary
+from pugc_core.stages.records import ALL
+from pugc_core.tables.stage_run import Inputs, Made
+from pugc_core.tables.store import Loaded
 from pugc_dagster.io import ShardStream
 from pugc_dagster.keys import key, node_key
+from pugc_dagster.stages import checks
 from pugc_dagster.stages.base import Seen, column_schema, stream
 
 

@@ -10,21 +10,22 @@ from typing import Any
 
 import dagster as dg
 
-from pugc_core import plots, progress, run, storage, talk
+from pugc_core import progress, run, storage
 from pugc_core.config import digest
 from pugc_core.engines import EngineHost
 from pugc_core.errors import PugcError, TrainingError
-from pugc_core.licences import licences
 from pugc_core.plan import Chain
 from pugc_core.progress import Reporter
-from pugc_core.records import ALL
-from pugc_core.staleness import survey
+from pugc_core.results import plots, policy_samples
+from pugc_core.results.licences import licences
+from pugc_core.stages.records import ALL
+from pugc_core.tables.staleness import survey
 from pugc_core.training import card
 from pugc_core.training.config import VERSION
 from pugc_core.training.summary import Summary
-from pugc_dagster import checks
 from pugc_dagster.keys import key, node_key
-from pugc_dagster.metadata import cell, table
+from pugc_dagster.stages import checks
+from pugc_dagster.stages.metadata import cell, table
 
 SENTENCE = "The policy, trained by {objective} to prefer the chosen answers; an ordinary Hugging Face folder."
 
@@ -88,7 +89,7 @@ def asset(chain: Chain, name: str) -> dg.AssetsDefinition:
                 "path": dg.MetadataValue.path(str(out)),
                 "headline": summary.headline,
                 "figures": dg.MetadataValue.md(card.figures(summary)),
-                **({"samples": dg.MetadataValue.md(side_by_side(shown))} if shown else {}),
+                **({"samples": dg.MetadataValue.md(answers_table(shown))} if shown else {}),
                 "curves": dg.MetadataValue.md(f"![loss, margin, accuracy](data:image/png;base64,{picture})"),
                 "steps": summary.steps,
                 "pairs": summary.n_train,
@@ -110,7 +111,7 @@ def asset(chain: Chain, name: str) -> dg.AssetsDefinition:
     return policy
 
 
-def side_by_side(samples: Sequence[Mapping[str, str]]) -> str:
+def answers_table(samples: Sequence[Mapping[str, str]]) -> str:
     """A table in Markdown."""
     rows = [[cell(sample[name], 600) for name in ("question", "start", "trained")] for sample in samples]
     return table(["held-out question", "start", "trained"], rows)
@@ -130,15 +131,15 @@ def _learned(asset: dg.AssetKey, summary: Summary) -> dg.AssetCheckResult:
 
 def _samples(context: dg.AssetExecutionContext, chain: Chain, name: str, out: Path) -> list[dict[str, str]]:
     """Answers of start and policy to held-out questions, kept in the policy's folder for the report."""
-    place = out / talk.SAMPLES
+    place = out / policy_samples.SAMPLES
     if not place.is_file():
         try:
-            shown = talk.held_out(chain, context.resources.engines, name)
+            shown = policy_samples.held_out(chain, context.resources.engines, name)
         except PugcError as err:  # the policy is trained all the same
             context.log.warning(f"no samples of the policy: {err}")
             return []
         storage.write(str(place), json.dumps({"samples": shown}, indent=2).encode())
-    return talk.samples(str(out))
+    return policy_samples.samples(str(out))
 
 
 class _OneWriter(dg.PipesTempFileMessageReader):
@@ -168,7 +169,7 @@ def _train(context: dg.AssetExecutionContext, chain: Chain, name: str, out: Path
         message_reader=_OneWriter(),
     ) as session:
         summary = run.train(
-            chain, name, report=report, say=say, module="pugc_dagster.piped", env=session.get_bootstrap_env_vars()
+            chain, name, report=report, say=say, module="pugc_dagster.runs.piped", env=session.get_bootstrap_env_vars()
         )
     progress.say("")
     reporter(summary.steps, summary.steps, summary.headline)

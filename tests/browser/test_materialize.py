@@ -11,8 +11,10 @@ import pytest
 from helpers.stories import PATIENCE, RECIPE
 
 from pugc_core.plan import Chain
-from pugc_core.workspace import Workspace
-from pugc_dagster import console, execute
+from pugc_core.results import dropped_rows
+from pugc_core.tables.workspace import Workspace
+from pugc_dagster.runs import execute
+from pugc_dagster.terminal import console
 
 CHAIN = ["ugc", "quality", "instructions", "relevance", "responses", "rewards", "pairs", "dataset", "dpo", "report"]
 
@@ -159,7 +161,6 @@ HOSTILE = """</script><script>window.hacked = 1</script><img src="http://evil.ex
 def test_texts_in_the_report_never_become_markup(
     project: Path, posts: Callable[..., Path], page: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pugc_core import dropped
     from pugc_core.recipe import load
     from pugc_dagster import reports
     from pugc_dagster.project import recipe_folders
@@ -177,7 +178,7 @@ def test_texts_in_the_report_never_become_markup(
     real = reports._row
     monkeypatch.setattr(reports, "_row", lambda *a: {**real(*a), **texts, "rejected": f"{HOSTILE} too"})
     lost = dict.fromkeys(("stage", "shard", "reason", "id", "text", "note"), HOSTILE)
-    monkeypatch.setattr(dropped, "sample", lambda *a: [lost])
+    monkeypatch.setattr(dropped_rows, "sample", lambda *a: [lost])
     assert opened(page, Path(reports.write(Chain(recipe, workspace)))) == []
     for table in ("pairs", "dropped"):
         page.locator(f"#{table} .tabulator-row").first.click()

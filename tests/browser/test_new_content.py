@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from helpers.stories import PATIENCE, RECIPE
 
-from pugc_core.workspace import Workspace
-from pugc_dagster import console
+from pugc_core.tables.workspace import Workspace
+from pugc_dagster.terminal import console
 
 SENSOR = """{ sensorOrError(sensorSelector: {repositoryName: "__repository__", repositoryLocationName: "pugc",
   sensorName: "RECIPE_new_content"}) { ... on Sensor { sensorState { status } } } }""".replace("RECIPE", RECIPE)

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 from helpers.stories import PATIENCE, RECIPE
 
-from pugc_core import runs
 from pugc_core.plan import Chain
 from pugc_core.prompts.rewards import WORDINGS
 from pugc_core.recipe import load
-from pugc_core.workspace import Workspace
-from pugc_dagster import console, execute
+from pugc_core.results import call_log
+from pugc_core.tables.workspace import Workspace
 from pugc_dagster.project import recipe_folders
+from pugc_dagster.runs import execute
+from pugc_dagster.terminal import console
 
 
 @pytest.mark.slow
@@ -32,7 +33,7 @@ def test_edit_see_refresh_compare(site: Any, page: Any, picture: Callable[[str],
         execute.run(instance, Chain(load("mine", recipe_folders()), workspace), to="dataset")
 
     def calls() -> dict[str, int]:
-        return {stage: c["made"] for stage, c in runs.last(workspace.calls("mine"))["stages"].items()}
+        return {stage: c["made"] for stage, c in call_log.last(workspace.calls("mine"))["stages"].items()}
 
     asked_first = calls()["rewards"]
 

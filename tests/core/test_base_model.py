@@ -19,9 +19,9 @@ from helpers import smollm2
 from pugc_core import engines
 from pugc_core.engines.pins import pinned
 from pugc_core.errors import EngineError, MissingDependency, ModelNotFound, StorageError
-from pugc_core.models import UNBOUNDED, ModelSpec
-from pugc_core.provided import MODELS
-from pugc_core.smollm2 import base, cache
+from pugc_core.models.provided import MODELS
+from pugc_core.models.smollm2 import base, cache
+from pugc_core.models.spec import UNBOUNDED, ModelSpec
 
 SPEC = ModelSpec(id="pugc/smollm2")
 
@@ -256,7 +256,7 @@ def test_a_package_that_is_not_installed(root: Path, no_processes: None, monkeyp
 def test_looking_for_pip_leaves_setuptools_usable() -> None:
     """Its import hook takes a look at the module `pip` for pip at work, and leaves distutils alone from then on."""
     pytest.importorskip("setuptools")
-    code = "from pugc_core.smollm2 import base; assert base._has_pip(); import setuptools"
+    code = "from pugc_core.models.smollm2 import base; assert base._has_pip(); import setuptools"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

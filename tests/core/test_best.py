@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pugc_core import summary
-from pugc_core.records import ALL
+from pugc_core.results import summary
 from pugc_core.stages import STAGES
-from pugc_core.tables import Store, Tables, make_footer
+from pugc_core.stages.records import ALL
+from pugc_core.tables.store import Store, Tables, make_footer
 
 
 def test_the_best_pairs_are_of_different_posts(tmp_path: Path) -> None:

@@ -8,13 +8,16 @@ import polars as pl
 import pytest
 from helpers.chain import Chain, posts, scripted_recipe
 
-from pugc_core import checks, measures, storage, summary
-from pugc_core.changes import Change, compare
-from pugc_core.checks import Checked, ChecksConfig
+from pugc_core import storage
 from pugc_core.engines.base import Request
 from pugc_core.engines.scripted import ScriptedEngine, plausible
-from pugc_core.stages import SHARDED
-from pugc_core.tables import Footer, Tables, make_footer
+from pugc_core.recipe import ChecksConfig
+from pugc_core.results import summary
+from pugc_core.stages import SHARDED, measures
+from pugc_core.tables import checks
+from pugc_core.tables.checks import Checked
+from pugc_core.tables.pair_diff import PairDiff, compare
+from pugc_core.tables.store import Footer, Tables, make_footer
 
 
 @pytest.fixture
@@ -169,4 +172,4 @@ def test_what_a_change_did_to_the_pairs() -> None:
     assert [(e["instruction"], e["chosen_before"], e["chosen_after"]) for e in found.examples] == [("flip", "x", "y")]
     assert (found + found).flipped == 2
     assert "1 of 3 pairs flipped (33.3%; were the votes pure noise, 41.7% would)" in found.sentence(4)
-    assert Change().sentence(4) == "no instruction has a pair both before and after"
+    assert PairDiff().sentence(4) == "no instruction has a pair both before and after"

@@ -14,7 +14,7 @@ from pugc_core.engines.base import Engine, Generation, Refusal, Request
 from pugc_core.engines.classifier import TransformersClassifier
 from pugc_core.engines.transformers import chat_tokenizer, encode
 from pugc_core.errors import EngineError, ModelNotFound
-from pugc_core.models import ModelSpec
+from pugc_core.models.spec import ModelSpec
 from pugc_core.prompts.base import Message
 from pugc_core.stages.scores import SCORING
 

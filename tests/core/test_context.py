@@ -7,11 +7,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from pugc_core.dispatch import answer
 from pugc_core.engines.base import Generation, Refusal, Request, Sampling, refusal
 from pugc_core.engines.scripted import ScriptedEngine
-from pugc_core.ledger import Ledger
-from pugc_core.models import UNBOUNDED
+from pugc_core.ledger.dispatch import answer
+from pugc_core.ledger.store import Ledger
+from pugc_core.models.spec import UNBOUNDED
 from pugc_core.prompts.base import Message
 from pugc_core.stages.base import Build
 

@@ -8,14 +8,14 @@ import pytest
 from helpers.stages import Run, changed, drive, ident, table
 from pydantic import ValidationError
 
-from pugc_core import exports, records
 from pugc_core.errors import StorageError
 from pugc_core.prompts import responses
 from pugc_core.prompts.base import Prompt
-from pugc_core.records import ALL
-from pugc_core.stages import STAGES
+from pugc_core.results import exports
+from pugc_core.stages import STAGES, records
 from pugc_core.stages.dataset import Dataset, DatasetConfig
 from pugc_core.stages.groups import grouped, point
+from pugc_core.stages.records import ALL
 
 PROMPT = responses.WORDINGS["default"]
 STAGE = Dataset(DatasetConfig(), PROMPT)

@@ -15,11 +15,11 @@ from helpers.engines import AnyOrder, generation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pugc_core.dispatch import Calls, Finished, answer
 from pugc_core.engines.base import Answer, Engine, Refusal, Request, Sampling, serve
 from pugc_core.engines.scripted import ScriptedEngine
 from pugc_core.errors import EngineError, PugcError, SourceError, Unforeseen
-from pugc_core.ledger import Ledger
+from pugc_core.ledger.dispatch import Calls, Finished, answer
+from pugc_core.ledger.store import Ledger
 from pugc_core.prompts.base import Message
 from pugc_core.stages.base import Answers, Build
 

@@ -22,7 +22,7 @@ from aiohttp import web
 from pugc_core.engines.base import Answer, Engine, Generation, Refusal, Request, Sampling
 from pugc_core.engines.endpoint import EndpointEngine
 from pugc_core.errors import EngineError, MissingDependency, ModelNotFound
-from pugc_core.models import ModelSpec
+from pugc_core.models.spec import ModelSpec
 from pugc_core.prompts.base import Message
 
 Payload = dict[str, Any]

@@ -23,7 +23,7 @@ from pugc_core.engines.scripted import ScriptedEngine
 from pugc_core.engines.transformers import TransformersEngine, chat_tokenizer, encode
 from pugc_core.engines.worker import WorkerEngine
 from pugc_core.errors import EngineError, ModelNotFound, RecipeError
-from pugc_core.models import ModelSpec
+from pugc_core.models.spec import ModelSpec
 from pugc_core.prompts.base import Message
 
 pytest.importorskip("transformers")
@@ -598,7 +598,7 @@ PARENT = """
 import sys
 from pugc_core.engines.base import Request, Sampling
 from pugc_core.engines.worker import WorkerEngine
-from pugc_core.models import ModelSpec
+from pugc_core.models.spec import ModelSpec
 from pugc_core.prompts.base import Message
 
 engine = WorkerEngine(ModelSpec(id=sys.argv[1]), "transformers")

@@ -12,9 +12,10 @@ import orjson
 import polars as pl
 import pytest
 
-from pugc_core import intake, storage
+from pugc_core import storage
 from pugc_core.errors import SourceError
-from pugc_core.workspace import Workspace
+from pugc_core.tables import intake
+from pugc_core.tables.workspace import Workspace
 
 
 class Inbox:
@@ -163,5 +164,5 @@ def test_the_file_is_not_held_in_memory(inbox: Inbox, monkeypatch: pytest.Monkey
         raise AssertionError(f"the whole of {path} is read")
 
     monkeypatch.setattr("pugc_core.storage.read", refuse)
-    monkeypatch.setattr("pugc_core.memory._load", lambda *_: {})
+    monkeypatch.setattr("pugc_core.file_cache._load", lambda *_: {})
     assert inbox.take(inbox.file("a.jsonl", range(9))) == ["a"]

@@ -55,7 +55,7 @@ def test_nothing_has_no_statistic() -> None:
 
 
 def test_auc_and_correlation_by_hand() -> None:
-    from pugc_core.tiny.measure import auc, correlation
+    from pugc_bundled.tiny.measure import auc, correlation
 
     # Of the four pairs sound against damaged: 5 > 3, 5 > 4, 4 > 3, 4 = 4.
     assert auc([(True, 5.0), (True, 4.0), (False, 3.0), (False, 4.0)]) == 3.5 / 4
@@ -74,6 +74,6 @@ def test_auc_and_correlation_by_hand() -> None:
     ],
 )
 def test_a_well_formed_question_is_one_sentence_that_stands_alone(question: str, good: bool) -> None:
-    from pugc_core.tiny.measure import well_formed
+    from pugc_bundled.tiny.measure import well_formed
 
     assert well_formed(question) is good

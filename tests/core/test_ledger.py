@@ -22,12 +22,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pugc_core import ledger as module
 from pugc_core import storage
 from pugc_core.engines.base import Generation
 from pugc_core.errors import StorageError
-from pugc_core.ledger import ROW_GROUP, Ledger, folder_of
-from pugc_core.ledger_rows import SCHEMA
+from pugc_core.ledger import store as module
+from pugc_core.ledger.rows import SCHEMA
+from pugc_core.ledger.store import ROW_GROUP, Ledger, folder_of
 
 MODEL = "judge@1"
 NEVER = 3600.0
@@ -189,7 +189,7 @@ def test_keys_that_share_their_first_eight_bytes(root: str) -> None:
 _WRITER = """
 import os, sys, time
 from pugc_core.engines.base import Generation
-from pugc_core.ledger import Ledger
+from pugc_core.ledger.store import Ledger
 import hashlib
 
 def answer(name):
@@ -275,7 +275,7 @@ def test_ledgers_of_several_threads_write_and_merge_in_one_folder(root: str, mon
 
 def test_processes_write_and_merge_in_one_folder(tmp_path: Path) -> None:
     code = """
-from pugc_core import ledger as module
+from pugc_core.ledger import store as module
 module.MANY = 4
 print("ready", flush=True)
 sys.stdin.read()

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 from helpers.chain import Chain, no_engine, posts, scripted_recipe
 
-from pugc_core import checks, dropped, provenance, summary
-from pugc_core.checks import Checked
 from pugc_core.errors import RecipeError
 from pugc_core.recipe import Recipe
+from pugc_core.results import dropped_rows, provenance, summary
 from pugc_core.stages import STAGES
-from pugc_core.staleness import survey, to_refresh
-from pugc_core.states import states
+from pugc_core.tables import checks
+from pugc_core.tables.checks import Checked
+from pugc_core.tables.shard_states import states
+from pugc_core.tables.staleness import survey, to_refresh
 
 FILTERS = ("quality", "relevance")
 
@@ -65,7 +66,7 @@ def test_what_reads_the_tables_does_without(bare: Chain) -> None:
     tables, shards = chain.tables, ["a", "b"]
     assert chain.up_to("dataset") == [name for name in STAGES if name not in FILTERS]
     assert list(summary.funnel(tables, shards)) == [name for name in STAGES if name not in FILTERS]
-    assert {row["stage"] for row in dropped.sample(tables, shards, 3)} <= set(chain.stages)
+    assert {row["stage"] for row in dropped_rows.sample(tables, shards, 3)} <= set(chain.stages)
     found = survey(chain)
     assert not any(found.outdated(name) for name in chain.stages)
     assert to_refresh(found, chain.sharded) == ([], [])
@@ -92,7 +93,7 @@ def test_tables_from_before_it_was_left_out_are_not_looked_at(tmp_path: Path) ->
         assert set(found.outdated(first).values()) == {f"the filter {out} was left out"}
         assert to_refresh(found, chain.plan.sharded)[0] == list(chain.plan.sharded[chain.plan.sharded.index(first) :])
         assert out not in summary.funnel(chain.plan.tables, ["a", "b"])
-        assert not {row["stage"] for row in dropped.sample(chain.plan.tables, ["a", "b"], 3)} & {out}
+        assert not {row["stage"] for row in dropped_rows.sample(chain.plan.tables, ["a", "b"], 3)} & {out}
         assert next(iter(chain.run().made)) == first
         assert not any(survey(chain.plan).outdated(name) for name in chain.plan.stages)
         chain.recipe = scripted_recipe()

@@ -14,8 +14,8 @@ from helpers import smollm2
 
 from pugc_core import recipe
 from pugc_core.errors import ModelNotFound
-from pugc_core.models import ModelSpec
-from pugc_core.smollm2 import base, merge
+from pugc_core.models.smollm2 import base, merge
+from pugc_core.models.spec import ModelSpec
 
 SPEC = ModelSpec(id="pugc/smollm2-roles")
 
@@ -103,12 +103,12 @@ def test_an_adapter_that_does_not_fit_is_refused(small: Path, tmp_path: Path) ->
     def refused(**how: Any) -> str:
         given = smollm2.write_adapter(tmp_path / "adapter", **how)
         with pytest.raises(ModelNotFound) as err:
-            merge.changes(small, given)
+            merge.deltas(small, given)
         assert str(given) in err.value.problem
-        assert "git checkout -- pugc_core/smollm2/roles" in (err.value.fix or "")
+        assert "git checkout -- pugc_core/models/smollm2/roles" in (err.value.fix or "")
         return err.value.problem
 
-    assert len(merge.changes(small, smollm2.write_adapter(tmp_path / "adapter"))) == 2
+    assert len(merge.deltas(small, smollm2.write_adapter(tmp_path / "adapter"))) == 2
     assert "an adapter of org/other, and the base is pugc/smollm2" in refused(base_model_name_or_path="org/other")
     assert "an adapter of None" in refused(base_model_name_or_path=None)
     assert "the base has no model.layers.7.mlp.down_proj.weight" in refused(layers=(7,))
@@ -123,7 +123,7 @@ def test_an_adapter_that_does_not_fit_is_refused(small: Path, tmp_path: Path) ->
         kept = (whole / name).read_bytes()
         (whole / name).write_bytes(b"version https://git-lfs.github.com/spec/v1")
         with pytest.raises(ModelNotFound, match=words):
-            merge.changes(small, whole)
+            merge.deltas(small, whole)
         (whole / name).write_bytes(kept)
 
 
@@ -140,13 +140,13 @@ def test_tensors_that_are_no_factors_are_refused(small: Path, tmp_path: Path) ->
     for found, words in cases:
         save_file(found, given / "adapter_model.safetensors")
         with pytest.raises(ModelNotFound, match=words):
-            merge.changes(small, given)
+            merge.deltas(small, given)
     save_file({}, given / "adapter_model.safetensors")
     (given / "adapter_config.json").write_text(
         json.dumps(json.loads((given / "adapter_config.json").read_text()) | {"target_modules": "all-linear"})
     )
     with pytest.raises(ModelNotFound, match="changes nothing"):
-        merge.changes(small, given)
+        merge.deltas(small, given)
 
 
 # The model

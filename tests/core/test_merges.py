@@ -12,13 +12,13 @@ from helpers.chain import posts
 from pugc_core import run
 from pugc_core.engines.scripted import ScriptedEngine
 from pugc_core.errors import RecipeError, StorageError
-from pugc_core.ledger import Ledger
+from pugc_core.ledger.store import Ledger
 from pugc_core.plan import Chain
 from pugc_core.recipe import load
-from pugc_core.records import ALL
 from pugc_core.stages.dataset import Dataset, DatasetConfig, Merged, slot
-from pugc_core.staleness import survey
-from pugc_core.workspace import Workspace
+from pugc_core.stages.records import ALL
+from pugc_core.tables.staleness import survey
+from pugc_core.tables.workspace import Workspace
 
 ONE = """
 [models.judge]

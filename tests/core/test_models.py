@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from pugc_core.engines import select
 from pugc_core.engines.pins import FILE, pinned
 from pugc_core.errors import ModelNotFound, RecipeError, StorageError
-from pugc_core.ledger import folder_of
-from pugc_core.models import UNBOUNDED, ModelSpec
+from pugc_core.ledger.store import folder_of
+from pugc_core.models.spec import UNBOUNDED, ModelSpec
 from pugc_core.recipe import load
 
 _clock = itertools.count(1_000_000_000_000_000_000, 1_000_000_000)

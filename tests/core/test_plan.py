@@ -11,14 +11,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pugc_core import storage
-from pugc_core.adopt import adopt
 from pugc_core.errors import RecipeError
 from pugc_core.plan import Chain
 from pugc_core.recipe import load
-from pugc_core.records import ALL
-from pugc_core.staleness import MISSING, survey
+from pugc_core.stages.records import ALL
+from pugc_core.tables.staleness import MISSING, survey
+from pugc_core.tables.upgrade import adopt
+from pugc_core.tables.workspace import Workspace
 from pugc_core.training import lineage
-from pugc_core.workspace import Workspace
 
 BASE = """
 [models.judge]

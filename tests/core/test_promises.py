@@ -15,15 +15,16 @@ import pytest
 from helpers.chain import ASKING, STAGES, Chain, no_engine, posts, scripted_recipe
 from helpers.engines import AnyOrder
 
-from pugc_core import pipeline, plan, run, workspace
+from pugc_core import plan, run
 from pugc_core.engines.base import Request
 from pugc_core.engines.scripted import ScriptedEngine, plausible
 from pugc_core.errors import EngineError, StorageError
-from pugc_core.ledger import Ledger
+from pugc_core.ledger.store import Ledger
 from pugc_core.recipe import Recipe
 from pugc_core.stages.quality import Quality
-from pugc_core.staleness import survey
-from pugc_core.tables import Loaded
+from pugc_core.tables import stage_run, workspace
+from pugc_core.tables.staleness import survey
+from pugc_core.tables.store import Loaded
 
 NOTHING = dict.fromkeys(ASKING, 0)
 
@@ -455,14 +456,14 @@ def test_a_bad_file_is_an_empty_shard_that_says_why_until_the_file_is_fixed(
 
 def test_a_file_that_cannot_be_opened_is_a_bad_shard_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chain = two_shards(str(tmp_path))
-    hashed = pipeline.file_hash
+    hashed = stage_run.file_hash
 
     def denied(path: str) -> str:
         if path.endswith("a.jsonl"):
             raise PermissionError(errno.EACCES, "Permission denied", path)
         return hashed(path)
 
-    monkeypatch.setattr(pipeline, "file_hash", denied)
+    monkeypatch.setattr(stage_run, "file_hash", denied)
     monkeypatch.setattr(workspace, "file_hash", denied)
     ran = chain.run(to="ugc")
     assert list(ran.failed["ugc"]) == ["a"]

@@ -8,8 +8,8 @@ import pytest
 
 from pugc_core import recipe
 from pugc_core.errors import ModelNotFound, RecipeError
+from pugc_core.models.smollm2 import merge
 from pugc_core.recipe import ROLES, Recipe, bundled, load
-from pugc_core.smollm2 import merge
 
 WHOLE = """
 [models.m]

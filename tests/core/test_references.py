@@ -12,12 +12,13 @@ import polars as pl
 from helpers.chain import Chain, no_engine, posts, scripted_recipe
 from helpers.stages import ident, table
 
-from pugc_core import plan, provenance, storage, summary
-from pugc_core.references import References
+from pugc_core import plan, storage
+from pugc_core.results import provenance, summary
 from pugc_core.stages import STAGES
 from pugc_core.stages.rewards import REFERENCE
-from pugc_core.staleness import survey
-from pugc_core.tables import Store, Tables, make_footer
+from pugc_core.tables.references import References
+from pugc_core.tables.staleness import survey
+from pugc_core.tables.store import Store, Tables, make_footer
 
 Post = tuple[str, str | None, str | None]
 """Text, thread, reason it was dropped for."""

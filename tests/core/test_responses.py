@@ -10,15 +10,16 @@ from helpers.chain import posts as texts
 from helpers.stages import changed, drive, ident, instructions, refuse, table
 from pydantic import ValidationError
 
-from pugc_core import plan, provenance, summary
+from pugc_core import plan
 from pugc_core.engines.base import Request, Sampling
 from pugc_core.engines.scripted import ScriptedEngine
 from pugc_core.errors import EngineError, RecipeError
-from pugc_core.measures import cut_off_share
-from pugc_core.records import ALL
+from pugc_core.results import provenance, summary
 from pugc_core.stages import STAGES
+from pugc_core.stages.measures import cut_off_share
+from pugc_core.stages.records import ALL
 from pugc_core.stages.responses import Responses, ResponsesConfig
-from pugc_core.staleness import survey
+from pugc_core.tables.staleness import survey
 
 STAGE = Responses(ResponsesConfig(k=3), "policy@1", gates=("relevance",))
 OF = {"How-a?": "post-a", "How-b?": "post-b", "How-c?": "post-c"}

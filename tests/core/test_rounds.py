@@ -14,13 +14,13 @@ from pugc_core import run, storage
 from pugc_core.engines.base import Engine, Generation
 from pugc_core.engines.scripted import ScriptedEngine
 from pugc_core.errors import RecipeError, TrainingError
-from pugc_core.ledger import Ledger
-from pugc_core.models import ModelSpec
+from pugc_core.ledger.store import Ledger
+from pugc_core.models.spec import ModelSpec
 from pugc_core.plan import Chain
 from pugc_core.recipe import Recipe, load
-from pugc_core.records import ALL
-from pugc_core.staleness import MISSING, survey
-from pugc_core.workspace import Workspace
+from pugc_core.stages.records import ALL
+from pugc_core.tables.staleness import MISSING, survey
+from pugc_core.tables.workspace import Workspace
 
 RECIPE = """
 [models.judge]

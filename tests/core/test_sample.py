@@ -10,9 +10,9 @@ from typing import Any
 import polars as pl
 
 import pugc_core
+from pugc_bundled.tiny import corpus
 from pugc_core import recipe
 from pugc_core.stages.ugc import Ugc
-from pugc_core.tiny import corpus
 
 SHARDS = sorted((Path(pugc_core.__file__).parent / "sample").glob("*.jsonl"))
 

@@ -10,21 +10,23 @@ from helpers.chain import Chain, no_engine, posts, scripted_recipe
 from helpers.stages import Run, changed, drive, ident, instructions, refuse, table
 from helpers.stages import posts as post_table
 
-from pugc_core import checks, plan, plots, provenance, summary
-from pugc_core.checks import Checked, ChecksConfig
+from pugc_core import plan
 from pugc_core.engines.base import Refusal, Request
 from pugc_core.engines.scripted import ScriptedEngine, plausible
 from pugc_core.errors import RecipeError
-from pugc_core.measures import total
-from pugc_core.models import ModelSpec
+from pugc_core.models.spec import ModelSpec
 from pugc_core.prompts.base import Message
 from pugc_core.prompts.conversations import parse
-from pugc_core.recipe import load
+from pugc_core.recipe import ChecksConfig, load
+from pugc_core.results import plots, provenance, summary
 from pugc_core.stages import STAGES
+from pugc_core.stages.measures import total
 from pugc_core.stages.rewards import Rewards, RewardsConfig
 from pugc_core.stages.scores import Scores
-from pugc_core.tables import Tables
-from pugc_core.workspace import Workspace
+from pugc_core.tables import checks
+from pugc_core.tables.checks import Checked
+from pugc_core.tables.store import Tables
+from pugc_core.tables.workspace import Workspace
 
 
 def stage(**knobs: Any) -> Scores:

@@ -17,7 +17,7 @@ import zstandard
 from pugc_core.errors import SourceError
 from pugc_core.stages.sources import Raw, limits, read
 from pugc_core.stages.split import split
-from pugc_core.workspace import Workspace
+from pugc_core.tables.workspace import Workspace
 
 LONG = 1100
 

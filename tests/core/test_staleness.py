@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from helpers.chain import STAGES, Chain, posts, scripted_recipe
 
-from pugc_core import memory, plan, storage
-from pugc_core.records import ALL
+from pugc_core import file_cache, plan, storage
 from pugc_core.stages.quality import Quality
-from pugc_core.staleness import MISSING, Survey, survey, to_refresh
+from pugc_core.stages.records import ALL
+from pugc_core.tables.staleness import MISSING, Survey, survey, to_refresh
 
 SHARDED = STAGES[:-1]
 
@@ -181,7 +181,7 @@ def test_a_file_is_read_once_for_as_long_as_it_does_not_change(tmp_path: Path) -
             read.append(name)
             return (tmp_path / name).read_text()
 
-        return memory.remembered(str(tmp_path), str(tmp_path / ".seen"), content, clock=lambda: 1e11)
+        return file_cache.cached(str(tmp_path), str(tmp_path / ".seen"), content, clock=lambda: 1e11)
 
     (tmp_path / "x").write_text("one")
     (tmp_path / "y").write_text("why")
@@ -200,7 +200,7 @@ def test_a_file_that_just_changed_is_not_trusted(tmp_path: Path) -> None:
     read: list[str] = []
 
     def remember(now: float) -> None:
-        memory.remembered(str(tmp_path), str(tmp_path / ".seen"), lambda n: read.append(n) or "v", clock=lambda: now)
+        file_cache.cached(str(tmp_path), str(tmp_path / ".seen"), lambda n: read.append(n) or "v", clock=lambda: now)
 
     written = (tmp_path / "x").stat().st_mtime
     remember(written + 1)

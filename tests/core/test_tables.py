@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 
 from pugc_core import storage
 from pugc_core.errors import StorageError
-from pugc_core.records import Counts
 from pugc_core.stages import STAGES
-from pugc_core.tables import Footer, Loaded, Store, content_hash, file_hash, make_footer
+from pugc_core.stages.records import Counts
+from pugc_core.tables.store import Footer, Loaded, Store, content_hash, file_hash, make_footer
 
 FINGERPRINT = {"version": "1", "prompt": "abc", "model": "judge@1"}
 INPUTS = {"ugc": "0123456789abcdef"}

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from pugc_bundled.tiny import corpus, text, tokenizer
+from pugc_bundled.tiny.tasks import COMPARE, SPEAK, Sample, Tasks, judged
+from pugc_core.models.tiny import weights
 from pugc_core.prompts import instructions, quality, relevance, rewards
 from pugc_core.prompts.base import Message
-from pugc_core.tiny import corpus, text, tokenizer, weights
-from pugc_core.tiny.tasks import COMPARE, SPEAK, Sample, Tasks, judged
 
 CHAT = [{"role": "user", "content": "Is it 42?"}, {"role": "assistant", "content": "True"}]
 
@@ -38,7 +39,7 @@ def test_the_folder_is_complete_and_small() -> None:
 
 
 def test_importing_the_package_brings_no_torch() -> None:
-    code = "import sys, pugc_core.tiny; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    code = "import sys, pugc_core.models.tiny; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -137,7 +138,7 @@ def test_the_split_never_shares_a_document() -> None:
 
 @pytest.mark.slow
 def test_the_whole_script_runs(tmp_path: Path) -> None:
-    from pugc_core.tiny.train import main
+    from pugc_bundled.tiny.train import main
 
     first, second = tmp_path / "first", tmp_path / "second"
     main(["--smoke", "--out", str(first)])

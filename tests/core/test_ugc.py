@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from pugc_core.errors import SourceError
-from pugc_core.records import Counts, make_id
 from pugc_core.stages import ugc
 from pugc_core.stages.fields import LABEL_CHARS, Fields
 from pugc_core.stages.normalise import MARKS_END, normalise
+from pugc_core.stages.records import Counts, make_id
 from pugc_core.stages.ugc import EXCERPT_CHARS, Ugc, UgcConfig
 
 WORDS = "Pump both tyres before every longer ride, and look for glass. " * 5

@@ -11,17 +11,19 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from pugc_core import runs, storage
+from pugc_core import storage
 from pugc_core.errors import StorageError, TrainingError
 from pugc_core.plan import Chain
 from pugc_core.recipe import load
+from pugc_core.results import call_log
+from pugc_core.results.summary import rows
 from pugc_core.stages import SHARDED
 from pugc_core.stages.quality import Quality
-from pugc_core.summary import rows
-from pugc_core.tables import Store, Tables
-from pugc_core.workspace import Workspace
-from pugc_dagster import definitions, execute, history
+from pugc_core.tables.store import Store, Tables
+from pugc_core.tables.workspace import Workspace
+from pugc_dagster import definitions
 from pugc_dagster.project import data_root, recipe_folders
+from pugc_dagster.runs import execute, history
 from pugc_dagster.stages import policy
 
 CHAIN = ["ugc", "quality", "instructions", "relevance", "responses", "rewards", "pairs", "dataset"]
@@ -113,7 +115,7 @@ def test_the_same_run_again_reuses_every_table(project: Path, posts: Callable[..
     before = Path(path).stat().st_mtime_ns
     run()
     assert Path(path).stat().st_mtime_ns == before
-    page = runs.last(Workspace(data_root()).calls("scripted"))
+    page = call_log.last(Workspace(data_root()).calls("scripted"))
     assert {stage: (c["made"], c["reused"]) for stage, c in page["stages"].items()} == {
         **dict.fromkeys(SHARDED, (0, 2)),
         "dataset": (0, 1),
@@ -216,7 +218,7 @@ def test_tables_of_different_age_are_not_joined(project: Path, posts: Callable[.
 def test_figures_of_several_stretches_add_up(project: Path, posts: Callable[..., Path]) -> None:
     ingest(posts("a"), posts("b", 5), posts("c", 6))
     run(("a", "c"), to="quality")  # two stretches of partitions, two Dagster runs, one command
-    quality = runs.last(Workspace(data_root()).calls("scripted"))["stages"]["quality"]
+    quality = call_log.last(Workspace(data_root()).calls("scripted"))["stages"]["quality"]
     assert (quality["made"], quality["shards"]) == (14, 2)
     with execute.instance() as instance:  # the asset's page shows the latest event, which is c's
         shown = metadata_of(instance, keys("scripted", "quality")[0])

@@ -15,16 +15,18 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from pugc_core import runs
 from pugc_core.errors import EngineError, PugcError
 from pugc_core.plan import Chain
 from pugc_core.recipe import Recipe, load
+from pugc_core.results import call_log
 from pugc_core.stages.quality import Quality
-from pugc_core.workspace import Workspace
-from pugc_dagster import automation, definitions, execute, outdated
+from pugc_core.tables.workspace import Workspace
+from pugc_dagster import definitions
 from pugc_dagster.partitions import partitions_name, stretches
 from pugc_dagster.project import data_root, recipe_folders
 from pugc_dagster.resources import WorkspaceResource
+from pugc_dagster.runs import execute
+from pugc_dagster.web import automation, outdated
 
 START, END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 
@@ -328,12 +330,12 @@ def test_the_job_refresh_asks_the_judge_and_nobody_else(inbox: Path, posts: Call
     def refresh(instance: dg.DagsterInstance) -> dict[str, int]:
         defs = definitions.of(definitions.chains())
         assert defs.resolve_job_def("scripted_refresh").execute_in_process(instance=instance).success
-        page = runs.last(execute.workspace().calls("scripted"))["stages"]
+        page = call_log.last(execute.workspace().calls("scripted"))["stages"]
         return {stage: counts["made"] for stage, counts in page.items()}
 
     with execute.instance() as instance:
         execute.run(instance, chain(), to="dataset")
-        first = runs.last(execute.workspace().calls("scripted"))["stages"]["rewards"]["made"]
+        first = call_log.last(execute.workspace().calls("scripted"))["stages"]["rewards"]["made"]
         (file.parent / "judge.txt").write_text("{ugc} {instruction} {response} [RESULT] 1 to 5")
         file.write_text(plain + '[rewards]\nprompt = "judge.txt"\n')
         made = refresh(instance)
@@ -401,7 +403,7 @@ def test_refresh_goes_on_where_an_endpoint_left_off(inbox: Path, posts: Callable
         Judge.left = 10**6
         execute.refresh(instance, chain())
         server.shutdown()
-        made = runs.last(execute.workspace().calls("scripted"))["stages"]
+        made = call_log.last(execute.workspace().calls("scripted"))["stages"]
         assert set(made) <= {"rewards", "pairs"}
         # What was answered before the server went away is not asked again, but for what was on the wire.
         assert made["rewards"]["made"] <= 8 * responses - before + 8 * 4

@@ -17,9 +17,9 @@ from rich.console import Console
 from pugc_core import progress
 from pugc_core.engines import EngineHost
 from pugc_core.engines.scripted import ScriptedEngine
-from pugc_core.models import ModelSpec
+from pugc_core.models.spec import ModelSpec
 from pugc_core.progress import Progress
-from pugc_dagster import bars
+from pugc_dagster.terminal import bars
 
 
 class Clock:

@@ -15,10 +15,11 @@ from pugc_core.errors import CheckFailed
 from pugc_core.plan import Chain
 from pugc_core.recipe import Recipe, load
 from pugc_core.stages import SHARDED, STAGES
-from pugc_core.staleness import survey
-from pugc_core.workspace import Workspace
-from pugc_dagster import definitions, execute
+from pugc_core.tables.staleness import survey
+from pugc_core.tables.workspace import Workspace
+from pugc_dagster import definitions
 from pugc_dagster.project import data_root, recipe_folders
+from pugc_dagster.runs import execute
 
 
 def recipe() -> Recipe:
@@ -182,7 +183,7 @@ def test_two_runs_over_one_shard_tear_no_table(project: Path, posts: Callable[..
 
 
 def said_stale(project: Path) -> dict[str, Any]:
-    from pugc_core.staleness import survey
+    from pugc_core.tables.staleness import survey
 
     workspace = Workspace(str(project / "data"))
     found = survey(Chain(recipe(), workspace))

@@ -15,12 +15,12 @@ from rich.console import Console
 from sqlalchemy.exc import OperationalError
 
 from pugc_core.errors import TrainingError
-from pugc_core.models import ModelSpec
+from pugc_core.models.spec import ModelSpec
 from pugc_core.plan import Chain
 from pugc_core.run import start_of
-from pugc_core.tables import Tables
-from pugc_dagster import finished, history
+from pugc_core.tables.store import Tables
 from pugc_dagster.cli import main
+from pugc_dagster.runs import finished, history
 
 
 def pugc(*words: object, code: int = 0) -> Result:
@@ -117,10 +117,11 @@ def test_answers_that_the_ledger_had_are_said_to_have_cost_nothing(made: Path) -
 def test_a_demo_ends_with_the_best_pairs_and_start_and_trained(
     made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from pugc_core import summary
     from pugc_core.recipe import load
-    from pugc_dagster import console, execute
+    from pugc_core.results import summary
     from pugc_dagster.project import recipe_folders
+    from pugc_dagster.runs import execute
+    from pugc_dagster.terminal import console
 
     folder = made / "data" / "policies" / "scripted" / "simpo"
     folder.mkdir(parents=True)
@@ -313,8 +314,9 @@ def test_status_after_a_part_was_made_anew(made: Path) -> None:
     pugc("run", "--recipe", "scripted", "--to", "responses")
     pugc("run", "--recipe", "scripted", "--to", "instructions")
     from pugc_core.recipe import load
-    from pugc_dagster import execute, reports
+    from pugc_dagster import reports
     from pugc_dagster.project import recipe_folders
+    from pugc_dagster.runs import execute
 
     report = Path(reports.write(Chain(load("scripted", recipe_folders()), execute.workspace()))).read_text()
     assert "left out: their tables have changed since" in report

@@ -11,13 +11,14 @@ import dagster as dg
 import pytest
 from click.testing import CliRunner, Result
 
-from pugc_core import compare
 from pugc_core.plan import Chain
 from pugc_core.recipe import load
-from pugc_core.workspace import Workspace
-from pugc_dagster import definitions, execute, finished, reports
+from pugc_core.results import comparison
+from pugc_core.tables.workspace import Workspace
+from pugc_dagster import definitions, reports
 from pugc_dagster.cli import main
 from pugc_dagster.project import data_root, recipe_folders
+from pugc_dagster.runs import execute, finished
 
 ASSET = dg.AssetKey(["scripted", "comparison"])
 FORK = 'extends = "scripted"\n[rewards]\nprompt = "default"\n'
@@ -62,7 +63,7 @@ def two(project: Path, begun: Callable[..., Path], posts: Callable[..., Path]) -
 
 def test_the_web_ui_the_terminal_and_the_report_show_the_same(two: Path) -> None:
     shown = materialize()
-    found = compare.of([chain("scripted"), chain("judged-otherwise")])
+    found = comparison.of([chain("scripted"), chain("judged-otherwise")])
     printed = json.loads(pugc("compare", "scripted", "judged-otherwise", "--json").output)
     assert printed == found.plain() == shown["figures"]
     assert printed["reference"] == "scripted"

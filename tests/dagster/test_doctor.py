@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from pugc_dagster import doctor
 from pugc_dagster.cli import main
+from pugc_dagster.terminal import doctor
 
 
 class Server(http.server.BaseHTTPRequestHandler):

@@ -4,7 +4,7 @@ from typing import Any
 
 import dagster as dg
 
-from pugc_dagster import events
+from pugc_dagster.stages import events
 
 SHARDS = dg.StaticPartitionsDefinition(["a", "b", "c"])
 KEY = dg.AssetKey(["one", "two"])

@@ -16,18 +16,20 @@ import pytest
 from click.testing import CliRunner, Result
 from helpers import smollm2
 
-from pugc_core import default, progress
+from pugc_core import default_recipe, progress
 from pugc_core import run as training
 from pugc_core.engines import EngineHost
-from pugc_core.models import ModelSpec
+from pugc_core.models.provided import MODELS
+from pugc_core.models.smollm2 import base, cache, merge
+from pugc_core.models.spec import ModelSpec
 from pugc_core.plan import Chain
-from pugc_core.provided import MODELS
-from pugc_core.smollm2 import base, cache, merge
-from pugc_core.workspace import Workspace
-from pugc_dagster import bars, definitions, guard
+from pugc_core.tables.workspace import Workspace
+from pugc_dagster import definitions
 from pugc_dagster.cli import main
 from pugc_dagster.resources import EnginesResource
 from pugc_dagster.stages import policy
+from pugc_dagster.terminal import bars
+from pugc_dagster.web import guard
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -45,9 +47,9 @@ def offline(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The cache of a machine without network, and a PUGC that prefers `laptop`."""
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    for name in ("PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL", "PIP_INDEX_URL", default.VARIABLE):
+    for name in ("PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL", "PIP_INDEX_URL", default_recipe.VARIABLE):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(default, "PREFERRED", "laptop")
+    monkeypatch.setattr(default_recipe, "PREFERRED", "laptop")
     smollm2.bundle(monkeypatch, smollm2.write_config(project / "roles"))
     return cache.root()
 
@@ -120,11 +122,11 @@ def test_what_the_web_ui_shows_is_decided_once(offline: Path, monkeypatch: pytes
         pass
 
     def stop() -> Path:
-        seen.append(os.environ.get(default.VARIABLE))
+        seen.append(os.environ.get(default_recipe.VARIABLE))
         raise Stopped
 
     monkeypatch.setattr(guard.project, "root", stop)
-    monkeypatch.setenv(default.VARIABLE, "")  # so that what is set is unset afterwards
+    monkeypatch.setenv(default_recipe.VARIABLE, "")  # so that what is set is unset afterwards
     with pytest.raises(Stopped):
         guard.dev("127.0.0.1", 3000)
     assert seen == ["tiny"]
@@ -135,7 +137,7 @@ def test_a_base_that_comes_later_does_not_change_a_web_ui_that_runs(
 ) -> None:
     smollm2.pretend()
     assert {recipe.name for recipe in definitions.chains()} == {"laptop", "scripted"}
-    monkeypatch.setenv(default.VARIABLE, "tiny")  # as `pugc ui` has left it
+    monkeypatch.setenv(default_recipe.VARIABLE, "tiny")  # as `pugc ui` has left it
     assert {recipe.name for recipe in definitions.chains()} == {"tiny", "scripted"}
 
 

@@ -16,12 +16,14 @@ from click.testing import CliRunner, Result
 
 from pugc_core.plan import Chain
 from pugc_core.recipe import Recipe, load
-from pugc_core.records import ALL
+from pugc_core.stages.records import ALL
+from pugc_core.tables.workspace import Workspace
 from pugc_core.training import lineage
 from pugc_core.training.summary import Summary
-from pugc_core.workspace import Workspace
-from pugc_dagster import cli, console, execute, finished
+from pugc_dagster import cli
 from pugc_dagster.project import data_root, recipe_folders
+from pugc_dagster.runs import execute, finished
+from pugc_dagster.terminal import console
 
 SUMMARY = Summary(
     objective="dpo",

@@ -11,10 +11,13 @@ from click.testing import CliRunner, Result
 
 from pugc_core.plan import Chain
 from pugc_core.recipe import load
-from pugc_core.tables import Tables
-from pugc_dagster import automation, definitions, execute, metadata, outdated
+from pugc_core.tables.store import Tables
+from pugc_dagster import definitions, reports
 from pugc_dagster.cli import main
 from pugc_dagster.project import recipe_folders
+from pugc_dagster.runs import execute
+from pugc_dagster.stages import metadata
+from pugc_dagster.web import automation, outdated
 
 FILTERS = {"quality", "relevance"}
 
@@ -59,7 +62,7 @@ def test_a_chain_without_filters(project: Path, posts: Callable[..., Path]) -> N
     assert "quality" not in shown
     assert json.loads(pugc("show", "pair", pair, "--recipe", "bare", "--json").output)["quality"] is None
     pugc("run", "--recipe", "bare", "--to", "dataset")  # which everything is there for
-    page = definitions.report.reports.write(bare())
+    page = reports.write(bare())
     assert "quality " not in Path(page).read_text().split("What is behind them")[1].split("What was left out")[0]
 
     (project / "recipes" / "bare.toml").write_text(text + 'prompt = "no-reference"\n')

@@ -16,14 +16,15 @@ from dagster._core.storage.partition_status_cache import get_and_update_asset_st
 from pugc_core.errors import RecipeError, SourceError
 from pugc_core.plan import Chain
 from pugc_core.recipe import Recipe, load
-from pugc_core.staleness import survey
-from pugc_core.tables import Store
-from pugc_dagster import definitions, execute
-from pugc_dagster import outdated as outdated_
-from pugc_dagster import shown as recipes_shown
+from pugc_core.tables.staleness import survey
+from pugc_core.tables.store import Store
+from pugc_dagster import definitions
+from pugc_dagster import visible_recipes as recipes_shown
 from pugc_dagster.cli import main
 from pugc_dagster.partitions import shards
 from pugc_dagster.project import recipe_folders
+from pugc_dagster.runs import execute
+from pugc_dagster.web import outdated as outdated_
 
 
 def recipe() -> Recipe:

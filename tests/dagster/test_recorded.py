@@ -9,8 +9,8 @@ import yaml
 
 from pugc_core.plan import Chain
 from pugc_core.recipe import load
-from pugc_dagster import execute, recorded
 from pugc_dagster.project import recipe_folders
+from pugc_dagster.runs import execute, recorded
 
 
 def test_a_run_of_the_terminal_belongs_to_the_code_location(project: Path, posts: Callable[..., Path]) -> None:

@@ -16,8 +16,9 @@ from jinja2.utils import htmlsafe_json_dumps
 
 from pugc_core.plan import Chain
 from pugc_core.recipe import load
-from pugc_dagster import execute, reports
+from pugc_dagster import reports
 from pugc_dagster.project import recipe_folders
+from pugc_dagster.runs import execute
 
 
 @pytest.fixture

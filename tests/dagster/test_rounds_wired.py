@@ -12,10 +12,12 @@ from pugc_core import run
 from pugc_core.errors import TrainingError
 from pugc_core.plan import Chain
 from pugc_core.recipe import load
-from pugc_core.staleness import survey
-from pugc_dagster import automation, definitions, execute
-from pugc_dagster.execute import ingest
+from pugc_core.tables.staleness import survey
+from pugc_dagster import definitions
 from pugc_dagster.project import recipe_folders
+from pugc_dagster.runs import execute
+from pugc_dagster.runs.execute import ingest
+from pugc_dagster.web import automation
 
 ROUNDS = """extends = "scripted"
 [ugc]

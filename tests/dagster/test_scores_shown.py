@@ -12,11 +12,12 @@ import dagster as dg
 import pytest
 from click.testing import CliRunner
 
-from pugc_core import summary
 from pugc_core.plan import Chain
 from pugc_core.recipe import load
-from pugc_dagster import cli, execute, reports
+from pugc_core.results import summary
+from pugc_dagster import cli, reports
 from pugc_dagster.project import recipe_folders
+from pugc_dagster.runs import execute
 
 RECIPE = """
 extends = "scripted"

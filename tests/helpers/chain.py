@@ -22,15 +22,15 @@ import polars as pl
 
 from pugc_core import plan, run, storage
 from pugc_core import stages as every
-from pugc_core.dispatch import Calls
 from pugc_core.engines.base import Engine, Request
 from pugc_core.engines.scripted import ScriptedEngine
 from pugc_core.errors import PugcError
-from pugc_core.ledger import Ledger
+from pugc_core.ledger.dispatch import Calls
+from pugc_core.ledger.store import Ledger
 from pugc_core.recipe import Recipe
-from pugc_core.records import ALL
-from pugc_core.tables import Tables
-from pugc_core.workspace import Workspace
+from pugc_core.stages.records import ALL
+from pugc_core.tables.store import Tables
+from pugc_core.tables.workspace import Workspace
 
 STAGES = tuple(every.STAGES)
 ASKING = ("quality", "instructions", "relevance", "responses", "rewards")

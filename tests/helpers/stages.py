@@ -7,12 +7,11 @@ from typing import Any
 
 import polars as pl
 
-from pugc_core import records
 from pugc_core.engines.base import Generation, Refusal, Request
 from pugc_core.prompts.base import neutralise
-from pugc_core.records import Counts, Table
-from pugc_core.stages import STAGES
+from pugc_core.stages import STAGES, records
 from pugc_core.stages.base import Answers, Stage
+from pugc_core.stages.records import Counts, Table
 
 Script = Callable[[Request, int], str | Refusal]
 

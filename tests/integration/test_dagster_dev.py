@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from helpers.dev import dagster_dev
 
-from pugc_core.workspace import Workspace
+from pugc_core.tables.workspace import Workspace
 
 BACKFILL = """mutation($p: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $p) {
   __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }"""
@@ -20,7 +20,7 @@ RUNS = "{ runsOrError { ... on Runs { results { runId status tags { key value } 
 
 @pytest.mark.slow
 def test_a_backfill_from_the_web_ui_is_a_few_runs_and_stays(project: Path, posts: Callable[..., Path]) -> None:
-    from pugc_dagster import execute
+    from pugc_dagster.runs import execute
 
     names = ["a", "b", "c", "d"]
     with execute.instance() as instance:

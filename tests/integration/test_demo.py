@@ -17,10 +17,11 @@ import pytest
 
 from pugc_core.engines import EngineHost
 from pugc_core.engines.base import Request, Sampling
-from pugc_core.models import ModelSpec
+from pugc_core.models.spec import ModelSpec
 from pugc_core.prompts.base import Message
 from pugc_core.training.config import TrainingConfig
-from pugc_dagster import console, reports
+from pugc_dagster import reports
+from pugc_dagster.terminal import console
 
 STAGES = ["ugc", "quality", "instructions", "relevance", "responses", "rewards", "pairs", "dataset"]
 

@@ -13,9 +13,9 @@ import polars as pl
 import pytest
 
 from pugc_core.errors import PugcError
-from pugc_core.smollm2 import merge
-from pugc_core.workspace import Workspace
-from pugc_dagster import console
+from pugc_core.models.smollm2 import merge
+from pugc_core.tables.workspace import Workspace
+from pugc_dagster.terminal import console
 
 POSTS = 6
 

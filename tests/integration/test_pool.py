@@ -13,7 +13,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from pugc_dagster import execute
+from pugc_dagster.runs import execute
 
 RECIPE = """
 extends = "tiny"

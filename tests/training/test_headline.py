@@ -86,7 +86,7 @@ def test_progress_names_training_pairs_and_ends_with_the_held_out_ones(
     from pugc_core import progress, recipe
     from pugc_core import run as training
     from pugc_core.plan import Chain
-    from pugc_core.workspace import Workspace
+    from pugc_core.tables.workspace import Workspace
     from pugc_dagster.stages import policy
 
     def run(**options: object) -> Summary:

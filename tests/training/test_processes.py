@@ -136,8 +136,8 @@ def test_numbers_that_go_wrong_leave_the_last_good_checkpoint(start: str, tmp_pa
 
 @pytest.mark.slow
 def test_the_data_set_trains_with_trls_own_command_line(start: str, tmp_path: Path) -> None:
-    from pugc_core.exports import write_dataset
-    from pugc_core.states import States
+    from pugc_core.results.exports import write_dataset
+    from pugc_core.tables.shard_states import States
 
     folder = dataset(tmp_path / "rows", pairs(4), pairs(1))
     frame = pl.concat([pl.read_parquet(f"{folder}/{split}.parquet") for split in ("train", "test")])

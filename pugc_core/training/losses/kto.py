@@ -37,4 +37,10 @@ class Kto(Loss):
     def trainer(self, setup: Setup) -> Any:
         from pugc_core.training.unpaired import trainer
 
-        return trainer(setup, self)
+        return trainer(
+            setup,
+            learning_rate=self.learning_rate,
+            beta=self.beta,
+            desirable_weight=self.good,
+            undesirable_weight=self.bad,
+        )

@@ -1,0 +1,1 @@
+"""How the models that PUGC brings were made and measured: training scripts, not needed to run anything."""

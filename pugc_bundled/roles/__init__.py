@@ -1,0 +1,1 @@
+"""The roles adapter on the base model."""

@@ -1,0 +1,1 @@
+"""The ledger of answers: ask a model once."""

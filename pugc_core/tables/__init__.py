@@ -1,0 +1,1 @@
+"""A recipe's tables: where they lie, how they are made, and which are out of date."""

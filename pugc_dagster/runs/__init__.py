@@ -1,0 +1,1 @@
+"""Runs of Dagster: started from the terminal, recorded, looked up."""
