@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pugc_core.models.spec.tiny import weights
 
+from pugc_core.models.tiny import weights
 from pugc_core.training.config import TrainingConfig
 from pugc_core.training.losses.base import Setup
 from pugc_core.training.start import load_tokenizer

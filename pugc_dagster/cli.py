@@ -321,7 +321,7 @@ def ui(port: int, host: str) -> None:
 
     PUGC_UI_TOKEN asks for a login with that token; PUGC_UI_HOSTS names the hosts it is reached by, such as a proxy's.
     """
-    from pugc_dagster.web import guard
+    from pugc_dagster import guard
 
     guard.dev(host, port)
 

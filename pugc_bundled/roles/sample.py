@@ -26,6 +26,8 @@ from pugc_core.prompts.base import Message
 SEED = 29
 QUESTIONS, TEXTS, ROWS, DRAWS, CHUNK = 1600, 500, 1600, 2, 64
 """Questions and texts to choose from, those of them that are asked, answers to a question, and questions at a time."""
+SITES = 1000
+"""Of the questions to choose from, those of communities."""
 SAMPLING = Sampling(temperature=0.8, top_k=40, max_tokens=112)
 BREVITY = ("\nAnswer in two or three sentences.", "\nAnswer in a few sentences.", "")
 REWORD = "Rewrite this in your own words, in about the same length. Write nothing else.\n\n{text}"
@@ -40,9 +42,9 @@ def asked(posts: Sequence[corpus.Post], more: int = 0) -> list[dict[str, str]]:
     others = [p for p in pool if not p.source.startswith("stackexchange")]
     rng.shuffle(sites)
     rng.shuffle(others)
-    if more:
-        sites, others = sites[1000 : 1000 + 3 * more // 4], others[QUESTIONS:]
-    chosen = list(dict.fromkeys((p.question, p.key) for p in [*sites[: more or 1000], *others]))[: more or QUESTIONS]
+    first = [*sites[:SITES], *others]
+    rest = [*sites[SITES : SITES + 3 * more // 4], *others[QUESTIONS:]]
+    chosen = list(dict.fromkeys((p.question, p.key) for p in (rest if more else first)))[: more or QUESTIONS]
     rows = [
         {"kind": "answer", "key": key, "text": question, "prompt": question + rng.choice(BREVITY)}
         for question, key in chosen

@@ -96,6 +96,8 @@ class Tasks:
         self.posts = list(posts)
         self.material = Material(posts, salience, rng, self.sampled, bank)
         self._answered = [p for p in posts if p.question and p.key in self.sampled.answers]
+        if own and not self._answered:
+            raise ValueError("the base has answered no question of these posts: run `sample` on the same data first")
         self._by_kind: dict[str, list[Post]] = defaultdict(list)
         for post in posts:
             self._by_kind[_family(post)].append(post)

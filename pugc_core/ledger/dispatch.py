@@ -78,10 +78,10 @@ def answer(
     smaller than `context` tokens cut is asked for again; 0 leaves it be. What the engine has answered is in the ledger
     even when this raises.
     """
-    return _Asking(shards, ledger, progress or (lambda done, known, note: None), context).run(engine)
+    return _Dispatch(shards, ledger, progress or (lambda done, known, note: None), context).run(engine)
 
 
-class _Asking:
+class _Dispatch:
     def __init__(
         self,
         shards: Iterable[tuple[str, Build]],

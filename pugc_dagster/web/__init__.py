@@ -1,1 +1,1 @@
-"""What the web UI offers beyond assets: sensors, schedules, jobs, and a guard before it."""
+"""What the web UI offers beyond assets: sensors, schedules and jobs."""

@@ -77,7 +77,7 @@ def hostile() -> Iterator[str]:
 
 @pytest.fixture
 def serve(project: Path) -> Iterator[Callable[..., str]]:
-    """Starts a web server over an empty workspace: serve("pugc_dagster.web.guard", TOKEN="x"). Returns its address."""
+    """Starts a web server over an empty workspace: serve("pugc_dagster.guard", TOKEN="x"). Returns its address."""
     started = []
 
     def start(module: str, **environment: str) -> str:
@@ -123,7 +123,7 @@ SOCKET = """(url) => new Promise((done) => { const found = new WebSocket(url.rep
 
 @pytest.mark.slow
 def test_a_hostile_page_changes_nothing(serve: Callable[..., str], hostile: str, page: Any) -> None:
-    url = serve("pugc_dagster.web.guard")
+    url = serve("pugc_dagster.guard")
     page.goto(hostile)
     assert page.evaluate("url => attack(url)", f"{url}/graphql") == 9
     assert page.evaluate(SOCKET, f"{url}/graphql") == "refused"
@@ -139,7 +139,7 @@ def test_a_hostile_page_changes_nothing(serve: Callable[..., str], hostile: str,
 @pytest.mark.slow
 def test_the_web_ui_asks_for_its_token(serve: Callable[..., str], page: Any) -> None:
     token = "sixteen characters"
-    url = serve("pugc_dagster.web.guard", PUGC_UI_TOKEN=token)
+    url = serve("pugc_dagster.guard", PUGC_UI_TOKEN=token)
     page.goto(f"{url}/overview")
     page.get_by_label("token").fill("not the one")
     page.get_by_role("button").click()

@@ -9,24 +9,24 @@ from pathlib import Path
 
 import pytest
 
-from pugc_bundled.roles import corpus, phrases
+from pugc_bundled.roles import corpus, phrases, sample
 from pugc_bundled.roles.corpus import Post
 from pugc_bundled.roles.grading import compare, gist
 from pugc_bundled.roles.material import DAMAGE, Sampled, changed, contradicted
-from pugc_bundled.roles.tasks import DECIDED, WORDING, Branch, Reading, Tasks
+from pugc_bundled.roles.tasks import DECIDED, OWN, WORDING, Branch, Reading, Tasks
 from pugc_bundled.tiny.phrases import WORTH
 from pugc_bundled.tiny.text import Salience, sentences
 from pugc_core.prompts import instructions, quality, relevance, rewards
 
 
-def tasks_of(posts: list[Post], data: Path, seed: int = 3) -> Tasks:
+def tasks_of(posts: list[Post], data: Path, seed: int = 3, own: float = 0.0) -> Tasks:
     train = corpus.of("train", posts)
     said = [
         {"kind": "answer", "key": p.key, "text": p.question, "said": sentences(p.text)[0], "cut_off": False}
         for p in train
     ]
     judged = corpus.judgments(data)
-    return Tasks(train, Salience(p.text for p in train), random.Random(seed), Sampled(said), judged)
+    return Tasks(train, Salience(p.text for p in train), random.Random(seed), Sampled(said), judged, own=own)
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +119,28 @@ def test_the_same_seed_makes_the_same_readings(posts: list[Post], data: Path) ->
     assert first == again
     other = list(itertools.islice(tasks_of(posts, data, seed=4).readings(), 20))
     assert first != other
+
+
+def test_a_second_course_is_votes_on_what_the_base_says(posts: list[Post], data: Path) -> None:
+    made = list(itertools.islice(tasks_of(posts, data, own=1.0).readings(), 40))
+    assert {branch.role for reading in made for branch in reading.branches} == {"rewards"}
+    assert {branch.kind for reading in made for branch in reading.branches} == set(OWN)
+    mixed = list(itertools.islice(tasks_of(posts, data, own=0.5).readings(), 200))
+    alone = [reading for reading in mixed if all(branch.kind in OWN for branch in reading.branches)]
+    assert 70 < len(alone) < 130
+    with pytest.raises(ValueError, match="run `sample`"):
+        Tasks(posts, Salience(p.text for p in posts), random.Random(1), own=0.5)
+
+
+def test_more_answers_are_of_other_questions(posts: list[Post], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sample, "SITES", 3)
+    monkeypatch.setattr(sample, "QUESTIONS", 5)
+    monkeypatch.setattr(sample, "TEXTS", 2)
+    first = {row["key"] for row in sample.asked(posts) if row["kind"] == "answer"}
+    more = sample.asked(posts, 4)
+    assert {row["kind"] for row in more} == {"answer"}
+    assert 0 < len(more) <= 4
+    assert not first & {row["key"] for row in more}
 
 
 def test_a_near_question_is_another_posts(readings: list[Reading]) -> None:

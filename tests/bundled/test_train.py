@@ -122,6 +122,11 @@ def test_a_training_that_was_broken_off_goes_on_as_if_it_had_not(
     assert all(bool((whole[name] == parts[name]).all()) for name in whole)
     assert any(bool(value.abs().sum() > 0) for name, value in whole.items() if "lora_B" in name)
     assert {p.name for p in (tmp_path / "whole").iterdir()} >= {"adapter_config.json", "training.json"}
+    begun, _ = train.build(tiny.weights(), "cpu", start=tmp_path / "whole")
+    learnt = {name: value for name, value in begun.named_parameters() if value.requires_grad}
+    assert len(learnt) == len(whole)
+    for name, value in learnt.items():
+        assert bool((value == whole[name.replace(".default.", ".")].float()).all()), "a second course begins elsewhere"
 
 
 def test_the_rate_rises_stays_and_falls() -> None:

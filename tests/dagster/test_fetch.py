@@ -24,12 +24,11 @@ from pugc_core.models.smollm2 import base, cache, merge
 from pugc_core.models.spec import ModelSpec
 from pugc_core.plan import Chain
 from pugc_core.tables.workspace import Workspace
-from pugc_dagster import definitions
+from pugc_dagster import definitions, guard
 from pugc_dagster.cli import main
 from pugc_dagster.resources import EnginesResource
 from pugc_dagster.stages import policy
 from pugc_dagster.terminal import bars
-from pugc_dagster.web import guard
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -14,8 +14,8 @@ from urllib.parse import urljoin
 import pytest
 
 from pugc_core.errors import PugcError
-from pugc_dagster.web import guard
-from pugc_dagster.web.guard import LOGIN, Guard
+from pugc_dagster import guard
+from pugc_dagster.guard import LOGIN, Guard
 
 HOST = "localhost:3000"
 JSON = {"content-type": "application/json"}
@@ -258,8 +258,8 @@ def start(parts, **kwargs):
         os._exit(0)
 dev.open_ipc_subprocess = start
 dev._optionally_create_temp_workspace = lambda **kw: __import__("contextlib").nullcontext([])
-from pugc_dagster.web import guard
+from pugc_dagster import guard
 guard.dev("127.0.0.1", 3000)
 """
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, cwd=project)
-    assert done.stdout.splitlines()[-1] == "['pugc_dagster.web.guard', 'dagster._daemon']", done.stderr
+    assert done.stdout.splitlines()[-1] == "['pugc_dagster.guard', 'dagster._daemon']", done.stderr

@@ -9,7 +9,7 @@ mutations from a GET, and from a POST that needs no leave of the browser. Rules,
 - No path has white space or control characters in it: routes match some of those as if they were not there.
 - With PUGC_UI_TOKEN set, everything asks for a login: a form in the browser, `Authorization: Bearer` for scripts.
 
-`python -m pugc_dagster.web.guard` is `dagster-webserver`, options and all, behind the guard; `pugc ui` is `dagster dev`
+`python -m pugc_dagster.guard` is `dagster-webserver`, options and all, behind the guard; `pugc ui` is `dagster dev`
 with it.
 """
 
@@ -250,7 +250,7 @@ def dev(host: str, port: int) -> None:
     def guarded(parts: Sequence[str], **kwargs: Any) -> Any:
         python, option, module, *rest = parts
         if (option, module) == ("-m", "dagster_webserver"):
-            module = "pugc_dagster.web.guard"
+            module = "pugc_dagster.guard"
         elif (option, module) != ("-m", "dagster._daemon"):
             raise RuntimeError(f"dagster dev starts {module}, which is not known here: it would go unguarded")
         return start([python, option, module, *rest], **kwargs)
