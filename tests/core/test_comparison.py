@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 import pytest
 from helpers import chain as helper
-from helpers.chain import posts
+from helpers.chain import TOML, posts
 from helpers.stages import table
 
 from pugc_core import storage
@@ -236,34 +236,7 @@ def test_how_figures_are_written() -> None:
     assert twin["margin: difference"] == ["", "+0.00 (+0.00 to +0.00); n=3"]
 
 
-BASE = """
-[models.judge]
-id = "judge"
-engine = "scripted"
-[models.policy]
-id = "policy"
-engine = "scripted"
-[roles]
-quality_judge = "judge"
-instructor = "policy"
-relevance_judge = "policy"
-policy = "policy"
-reward_judge = "judge"
-[ugc]
-min_chars = 20
-[quality]
-prompt = "short"
-[instructions]
-prompt = "short"
-[relevance]
-prompt = "short"
-[responses]
-k = 3
-[rewards]
-prompt = "short"
-n = 4
-max_draws = 8
-"""
+BASE = TOML
 FORK = 'extends = "base"\n[rewards]\nprompt = "default"\n'
 Write = Callable[[str, str], Recipe]
 

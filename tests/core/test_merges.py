@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 from helpers import chain as helper
-from helpers.chain import posts
+from helpers.chain import TOML, posts
 
 from pugc_core import run
 from pugc_core.engines.scripted import ScriptedEngine
@@ -20,34 +20,7 @@ from pugc_core.stages.records import ALL
 from pugc_core.tables.staleness import survey
 from pugc_core.tables.workspace import Workspace
 
-ONE = """
-[models.judge]
-id = "judge"
-engine = "scripted"
-[models.policy]
-id = "policy"
-engine = "scripted"
-[roles]
-quality_judge = "judge"
-instructor = "policy"
-relevance_judge = "policy"
-policy = "policy"
-reward_judge = "judge"
-[ugc]
-min_chars = 20
-[quality]
-prompt = "short"
-[instructions]
-prompt = "short"
-[relevance]
-prompt = "short"
-[responses]
-k = 3
-[rewards]
-prompt = "short"
-n = 4
-max_draws = 8
-[training]
+ONE = f"""{TOML}[training]
 objectives = []
 """
 OTHER = 'extends = "one"\n[instructions]\nprompt = "default"\n'

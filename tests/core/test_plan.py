@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from helpers import chain as helper
-from helpers.chain import no_engine, posts
+from helpers.chain import TOML, no_engine, posts
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -20,34 +20,7 @@ from pugc_core.tables.upgrade import adopt
 from pugc_core.tables.workspace import Workspace
 from pugc_core.training import lineage
 
-BASE = """
-[models.judge]
-id = "judge"
-engine = "scripted"
-[models.policy]
-id = "policy"
-engine = "scripted"
-[roles]
-quality_judge = "judge"
-instructor = "policy"
-relevance_judge = "policy"
-policy = "policy"
-reward_judge = "judge"
-[ugc]
-min_chars = 20
-[quality]
-prompt = "short"
-[instructions]
-prompt = "short"
-[relevance]
-prompt = "short"
-[responses]
-k = 3
-[rewards]
-prompt = "short"
-n = 4
-max_draws = 8
-[training]
+BASE = f"""{TOML}[training]
 objectives = ["dpo", "simpo"]
 """
 READ_BY: Mapping[str, tuple[str, ...]] = {

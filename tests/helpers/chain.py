@@ -33,6 +33,35 @@ from pugc_core.tables.store import Tables
 from pugc_core.tables.workspace import Workspace
 
 STAGES = tuple(every.STAGES)
+TOML = """
+[models.judge]
+id = "judge"
+engine = "scripted"
+[models.policy]
+id = "policy"
+engine = "scripted"
+[roles]
+quality_judge = "judge"
+instructor = "policy"
+relevance_judge = "policy"
+policy = "policy"
+reward_judge = "judge"
+[ugc]
+min_chars = 20
+[quality]
+prompt = "short"
+[instructions]
+prompt = "short"
+[relevance]
+prompt = "short"
+[responses]
+k = 3
+[rewards]
+prompt = "short"
+n = 4
+max_draws = 8
+"""
+"""A recipe file as `scripted_recipe` is, for recipes that extend it."""
 ASKING = ("quality", "instructions", "relevance", "responses", "rewards")
 """The stages that ask a model."""
 
